@@ -1,0 +1,1 @@
+"""Engines, paired decode benchmark, quality, gate, report. Works without torch."""

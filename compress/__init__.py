@@ -1,0 +1,1 @@
+"""What to cut and the cutting: spectra, metrics, allocators, pruners."""

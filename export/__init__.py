@@ -1,0 +1,1 @@
+"""A compressed model directory -> an ONNX package, checked against torch."""

@@ -1,0 +1,147 @@
+"""What to cut: scores per layer, a budget, and the plan that follows from them.
+
+Sparsity is the fraction of zeros, in [0, 1]. N:M names what is *kept*: `NM(keep=2, block=4)` is 2:4.
+The global sparsity counts the prunable linears inside the decoder blocks, weighted by parameters.
+Module names (`model.layers.0.mlp.up_proj`), never positions, join these values with a model.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from tailcut.codec import FORBID_EXTRA
+from tailcut.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """Leave the matrix alone."""
+
+    kind: Literal["dense"] = "dense"
+
+    @property
+    def sparsity(self) -> float:
+        return 0.0
+
+    def __str__(self) -> str:
+        return "dense"
+
+
+@dataclass(frozen=True, slots=True)
+class Unstructured:
+    """Zero this fraction of the matrix, anywhere."""
+
+    sparsity: float
+    kind: Literal["unstructured"] = "unstructured"
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.sparsity <= 1.0:
+            raise InputError(f"sparsity must be in [0, 1], got {self.sparsity}")
+
+    def __str__(self) -> str:
+        return f"{self.sparsity:.4f}"
+
+
+@dataclass(frozen=True, slots=True)
+class NM:
+    """Keep exactly `keep` weights in every `block` consecutive inputs of a row."""
+
+    keep: int
+    block: int
+    kind: Literal["nm"] = "nm"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep <= self.block:
+            raise InputError(f"N:M keeps N of M with 0 < N <= M, got {self.keep}:{self.block}")
+
+    @property
+    def sparsity(self) -> float:
+        return 1.0 - self.keep / self.block
+
+    def __str__(self) -> str:
+        return f"{self.keep}:{self.block}"
+
+
+Pattern = Annotated[Dense | Unstructured | NM, Field(discriminator="kind")]
+Bits = Literal[2, 3, 4, 8]
+
+
+def parse_nm(text: str) -> NM:
+    """'2:4' -> NM(keep=2, block=4)."""
+    keep, colon, block = text.partition(":")
+    if not (colon and keep.isdigit() and block.isdigit()):
+        raise InputError(f"pattern {text!r} is not N:M with N weights kept of M, such as 2:4")
+    return NM(int(keep), int(block))
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPlan:
+    """What happens to one matrix; `bits` None leaves the stored precision."""
+
+    pattern: Pattern
+    bits: Bits | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LayerScore:
+    """One prunable matrix. `values` maps a metric's name to its value; `block` is the decoder block's index."""
+
+    name: str
+    block: int
+    shape: tuple[int, int]  # [out features, in features]
+    values: Mapping[str, float]
+
+    @property
+    def parameters(self) -> int:
+        return self.shape[0] * self.shape[1]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerScores:
+    """All prunable matrices of a model, in model order, and how they were measured."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    model: str  # fingerprint of the weights that were measured
+    layers: tuple[LayerScore, ...]
+    total_parameters: int  # whole model, tied weights once
+    measured: Mapping[str, str] = field(default_factory=dict)  # tool version, device, precision, …
+
+    def __post_init__(self) -> None:
+        if len({layer.name for layer in self.layers}) != len(self.layers):
+            raise InputError("layer scores name a module twice")
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How much to cut: the global sparsity, the most any one matrix may lose, and an optional N:M pattern."""
+
+    sparsity: float
+    cap: float = 0.99
+    pattern: NM | None = None
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.sparsity < 1.0:
+            raise InputError(f"sparsity must be in [0, 1), got {self.sparsity}; it is a fraction, not percent")
+        if not 0.0 < self.cap <= 1.0:
+            raise InputError(f"cap must be in (0, 1], got {self.cap}")
+        if self.sparsity > self.cap:
+            raise InputError(
+                f"a global sparsity of {self.sparsity} cannot be met when no layer may pass the cap of {self.cap}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """Module name -> plan, for every prunable matrix, and where it came from."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    plans: Mapping[str, LayerPlan]
+    provenance: Mapping[str, str]  # allocator, metric, tau, granularity, scores fingerprint, …
+
+    def sparsity(self, parameters: Mapping[str, int]) -> float:
+        """Planned global sparsity, weighted by `parameters` (module name -> count)."""
+        total = sum(parameters.values())
+        cut = sum(plan.pattern.sparsity * parameters[name] for name, plan in self.plans.items())
+        return cut / total if total else 0.0

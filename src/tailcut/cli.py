@@ -1,0 +1,61 @@
+"""The command line. Each command is one file in `commands/`; heavy imports happen when it is called."""
+
+import sys
+from importlib import import_module
+from typing import NoReturn
+
+import typer
+
+from tailcut import __version__, plugins
+from tailcut.errors import EXIT_ENVIRONMENT, TailcutError
+
+_INTERRUPTED = 130  # the shell's convention for Ctrl-C
+
+app = typer.Typer(
+    name="tailcut",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Cut LLM weights layer by layer, ship a sparse ONNX package, prove it is faster, gate the release.",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"tailcut {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(version: bool = typer.Option(False, "--version", callback=_version, is_eager=True)) -> None:
+    """Options that stand before the command."""
+
+
+def _register() -> None:
+    """Every file of `commands/` offers `app` (a group of sub-commands) or `command` (a function)."""
+    for name in plugins.names("tailcut.commands"):
+        module = import_module(f"tailcut.commands.{name.replace('-', '_')}")
+        if hasattr(module, "app"):
+            app.add_typer(module.app, name=name)
+        else:
+            app.command(name=name)(module.command)
+
+
+def main() -> NoReturn:
+    """Run one command; every expected failure is one sentence on stderr and its exit code."""
+    _register()
+    try:
+        app(prog_name="tailcut")
+    except TailcutError as error:
+        fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        fail("interrupted; nothing was left half-written, run the same command again to go on", _INTERRUPTED)
+    except MemoryError:
+        fail("not enough memory for this model on this machine; free some or use a larger machine", EXIT_ENVIRONMENT)
+    sys.exit(0)
+
+
+def fail(sentence: str, code: int) -> NoReturn:
+    """Print one sentence to stderr and leave with `code`."""
+    print(f"tailcut: {sentence}", file=sys.stderr)
+    sys.exit(code)

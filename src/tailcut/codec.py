@@ -1,0 +1,85 @@
+"""JSON in and out for the frozen values, with a schema name and version on every file.
+
+The values are plain frozen dataclasses; pydantic only checks types on the way in, so that a hand-edited
+or truncated file gives one clear sentence naming the field, and an unknown field is refused.
+"""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from tailcut.errors import InputError
+from tailcut.files import write_file
+
+T = TypeVar("T")
+FORBID_EXTRA: Any = {"extra": "forbid"}  # set as __pydantic_config__ on each value
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def to_json(value: object) -> str:
+    """One value -> indented JSON text whose first key says which schema it follows."""
+    kind = type(value)
+    body = _adapter(kind).dump_python(value, mode="json")
+    head = {"schema": f"tailcut/{kind.__name__}", "schema_version": _version(kind)}
+    return json.dumps(head | body, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def from_json(kind: type[T], text: str | bytes, source: str = "input") -> T:
+    """JSON text -> a value of `kind`; InputError names the source and the field that is wrong."""
+    try:
+        data = json.loads(text)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise InputError(f"{source}: not valid JSON ({error})") from error
+    _check_head(kind, data, source)
+    body = {key: item for key, item in data.items() if key not in ("schema", "schema_version")}
+    try:
+        # JSON (not python) mode, so that arrays may become tuples while everything else stays strict.
+        value: T = _adapter(kind).validate_json(json.dumps(body), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "top level"
+        raise InputError(f"{source}: field {where}: {first['msg']}") from error
+    return value
+
+
+def save(value: object, path: Path) -> None:
+    """Write one value atomically (temporary sibling, fsync, rename)."""
+    write_file(path, to_json(value).encode())
+
+
+def load(kind: type[T], path: Path) -> T:
+    """Read one value; a missing or malformed file is an InputError."""
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot read a {kind.__name__} ({error.strerror})") from error
+    return from_json(kind, text, str(path))
+
+
+def json_schema(kind: type[Any]) -> dict[str, Any]:
+    """The published JSON schema of a value."""
+    return _adapter(kind).json_schema()
+
+
+def _version(kind: type[Any]) -> int:
+    return int(getattr(kind, "SCHEMA_VERSION", 1))
+
+
+def _check_head(kind: type[Any], data: object, source: str) -> None:
+    if not isinstance(data, dict):
+        raise InputError(f"{source}: expected a JSON object, got {type(data).__name__}")
+    want, got = f"tailcut/{kind.__name__}", data.get("schema")
+    if got != want:
+        raise InputError(f"{source}: expected schema {want!r}, got {got!r}")
+    if data.get("schema_version") != _version(kind):
+        raise InputError(
+            f"{source}: schema version {data.get('schema_version')!r}, this tailcut reads version "
+            f"{_version(kind)}; make the file again with this version"
+        )

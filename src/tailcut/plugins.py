@@ -1,0 +1,28 @@
+"""The folder is the registry: a metric, allocator, pruner, engine, … is one file in its folder.
+
+Names come from listing the folder, never from a config's dotted path, so nothing a recipe says can
+make Python import something that is not already part of tailcut.
+"""
+
+import pkgutil
+from importlib import import_module
+from types import ModuleType
+
+from tailcut.errors import InputError
+
+
+def names(package: str) -> tuple[str, ...]:
+    """What can be chosen in `package` (such as "tailcut.compress.allocators"), as spelt on the command line."""
+    module = import_module(package)
+    found = (info.name for info in pkgutil.iter_modules(module.__path__))
+    return tuple(sorted(name.replace("_", "-") for name in found if not name.startswith("_")))
+
+
+def load(package: str, name: str) -> ModuleType:
+    """The module of one plugin; InputError lists the choices when the name is unknown."""
+    known = names(package)
+    spelt = name.replace("_", "-")
+    if spelt not in known:
+        kind = package.rsplit(".", 1)[-1].removesuffix("s")
+        raise InputError(f"unknown {kind} {name!r}; choose one of {', '.join(known)}")
+    return import_module(f"{package}.{spelt.replace('-', '_')}")

@@ -5,7 +5,6 @@ or truncated file gives one clear sentence naming the field, and an unknown fiel
 """
 
 import json
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,10 +16,13 @@ from tailcut.files import write_file
 T = TypeVar("T")
 FORBID_EXTRA: Any = {"extra": "forbid"}  # set as __pydantic_config__ on each value
 
+_ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}  # building one costs milliseconds
 
-@cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+    if kind not in _ADAPTERS:
+        _ADAPTERS[kind] = TypeAdapter(kind)
+    return _ADAPTERS[kind]
 
 
 def to_json(value: object) -> str:

@@ -40,7 +40,11 @@ def from_json(kind: type[T], text: str | bytes, source: str = "input") -> T:
     except (ValueError, UnicodeDecodeError) as error:
         raise InputError(f"{source}: not valid JSON ({error})") from error
     _check_head(kind, data, source)
-    body = {key: item for key, item in data.items() if key not in ("schema", "schema_version")}
+    return parse(kind, {key: item for key, item in data.items() if key not in ("schema", "schema_version")}, source)
+
+
+def parse(kind: type[T], body: dict[str, Any], source: str) -> T:
+    """Plain settings (no schema line) -> a value; InputError names the source and the field that is wrong."""
     try:
         # JSON (not python) mode, so that arrays may become tuples while everything else stays strict.
         value: T = _adapter(kind).validate_json(json.dumps(body), strict=True)

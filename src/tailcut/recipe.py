@@ -1,0 +1,122 @@
+"""What `tailcut run` does, as one value: from a YAML file, from flags, or from a file with flags on top.
+
+A recipe names things; it never names code. Unknown keys are refused, plugins are looked up by listing their
+folder, and nothing a recipe says can switch on remote code.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import yaml
+
+from tailcut import codec, plugins
+from tailcut.allocation import Budget, parse_nm
+from tailcut.codec import FORBID_EXTRA
+from tailcut.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Every setting of a run. `model` is a Hugging Face directory; other paths may be "demo" (packaged text)."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    model: str
+    version: Literal[1] = 1
+    # what to cut
+    sparsity: float = 0.5
+    pattern: str | None = None  # "2:4": N kept of M; fixes the sparsity of every layer
+    allocator: str = "alpha"
+    metric: str = "alpha_peak"
+    tau: float | None = None  # None: the allocator's default for this sparsity
+    granularity: Literal["block", "matrix", "mixed"] = "block"
+    cap: float = 0.99
+    # the cutting
+    pruner: str = "wanda"
+    calibration: str = "demo"
+    samples: int = 32
+    seqlen: int = 512
+    seed: int = 0
+    device: str = "auto"
+    # the measuring
+    engines: tuple[str, ...] = ("onnxruntime",)
+    threads: int | None = None  # None: all cores
+    prompt_tokens: int = 64
+    context: int = 256
+    new_tokens: int = 32
+    blocks: int = 8
+    text: str = "demo"
+    text_context: int = 512
+    windows: int | None = 40  # None: the whole text
+    # the release limits; None: reported, not judged
+    min_speedup: float | None = None
+    max_ppl_ratio: float | None = None
+
+    def __post_init__(self) -> None:
+        self.budget()
+        for folder, name in (("compress.allocators", self.allocator), ("compress.pruners", self.pruner)):
+            _require_known(f"tailcut.{folder}", name)
+        for engine in self.engines:
+            _require_known("tailcut.bench.engines", engine)
+        positive = ("samples", "seqlen", "prompt_tokens", "new_tokens", "blocks", "text_context")
+        for field in positive:
+            if getattr(self, field) < 1:
+                raise InputError(f"{field} must be at least 1, got {getattr(self, field)}")
+        if self.prompt_tokens + self.new_tokens > self.context:
+            raise InputError(
+                f"context {self.context} cannot hold {self.prompt_tokens} prompt and {self.new_tokens} new tokens"
+            )
+
+    def budget(self) -> Budget:
+        """The allocation budget this recipe states."""
+        if self.pattern is None:
+            return Budget(self.sparsity, self.cap)
+        pattern = parse_nm(self.pattern)
+        return Budget(pattern.sparsity, max(self.cap, pattern.sparsity), pattern)
+
+
+def _require_known(package: str, name: str) -> None:
+    spelt = name.replace("_", "-")
+    known = plugins.names(package)
+    if spelt not in known:
+        kind = package.rsplit(".", 1)[-1].removesuffix("s")
+        raise InputError(f"unknown {kind} {name!r}; choose one of {', '.join(known)}")
+
+
+def read_recipe(path: Path, overrides: dict[str, Any]) -> Recipe:
+    """A YAML recipe with flags on top; paths in it are relative to the recipe's own directory."""
+    try:
+        data = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the recipe ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid YAML ({error})") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: a recipe is a mapping of settings, got {type(data).__name__}")
+    return make_recipe(_anchor(data, path.parent) | overrides, str(path))
+
+
+def make_recipe(settings: dict[str, Any], source: str) -> Recipe:
+    """Checked settings -> Recipe; InputError names the key that is wrong."""
+    return codec.parse(Recipe, settings, source)
+
+
+def with_paths(recipe: Recipe) -> Recipe:
+    """Absolute paths, so that a resumed run means the same files."""
+    return replace(
+        recipe, model=_absolute(recipe.model), calibration=_absolute(recipe.calibration), text=_absolute(recipe.text)
+    )
+
+
+def _absolute(value: str) -> str:
+    return str(Path(value).resolve()) if _is_path(value) else value
+
+
+def _is_path(value: object) -> bool:
+    """Everything but the packaged text and a data set's name."""
+    return isinstance(value, str) and value != "demo" and not value.startswith("datasets:")
+
+
+def _anchor(data: dict[str, Any], base: Path) -> dict[str, Any]:
+    paths = ("model", "calibration", "text")
+    return {key: str(base / value) if key in paths and _is_path(value) else value for key, value in data.items()}

@@ -1,0 +1,88 @@
+"""`tailcut run`: the whole street, from a model directory to a verdict."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tailcut import codec
+from tailcut.errors import EXIT_GATE_FAILED, EXIT_INCONCLUSIVE, EXIT_PASS
+from tailcut.progress import console
+from tailcut.recipe import Recipe, make_recipe, read_recipe, with_paths
+
+if TYPE_CHECKING:
+    from tailcut.results import Verdict
+
+EXIT_OF = {"pass": EXIT_PASS, "fail": EXIT_GATE_FAILED, "inconclusive": EXIT_INCONCLUSIVE}
+
+
+def command(
+    source: Annotated[str, typer.Argument(metavar="MODEL|RECIPE.yaml", help="A Hugging Face directory, or a recipe.")],
+    out: Annotated[Path, typer.Option("--output", "-o", help="The run directory; run again to resume.")],
+    sparsity: Annotated[
+        float | None, typer.Option(help="Fraction of zeros in the block linears. [default: 0.5]")
+    ] = None,
+    pattern: Annotated[str | None, typer.Option(help="N:M with N weights kept of M, such as 2:4.")] = None,
+    allocator: Annotated[str | None, typer.Option(help="How layers share the budget. [default: alpha]")] = None,
+    metric: Annotated[str | None, typer.Option(help="Heavy-tail metric for alpha. [default: alpha_peak]")] = None,
+    tau: Annotated[float | None, typer.Option(help="Spread of the alpha allocation; default by sparsity.")] = None,
+    granularity: Annotated[str | None, typer.Option(help="block, matrix or mixed. [default: block]")] = None,
+    cap: Annotated[float | None, typer.Option(help="No layer loses more than this. [default: 0.99]")] = None,
+    pruner: Annotated[str | None, typer.Option(help="magnitude, wanda or sparsegpt. [default: wanda]")] = None,
+    calibration: Annotated[str | None, typer.Option(help="demo, a .txt/.jsonl file, or datasets:NAME.")] = None,
+    samples: Annotated[int | None, typer.Option(help="Calibration sequences. [default: 32]")] = None,
+    seqlen: Annotated[int | None, typer.Option(help="Tokens a calibration sequence. [default: 512]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random. [default: 0]")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda. [default: auto]")] = None,
+    engines: Annotated[
+        str | None, typer.Option(help="Comma-separated; the first is judged. [default: onnxruntime]")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of each engine. [default: all cores]")] = None,
+    prompt_tokens: Annotated[int | None, typer.Option(help="Prefill length. [default: 64]")] = None,
+    context: Annotated[int | None, typer.Option(help="KV cache length while decoding. [default: 256]")] = None,
+    new_tokens: Annotated[int | None, typer.Option(help="Decode steps a block. [default: 32]")] = None,
+    blocks: Annotated[int | None, typer.Option(help="ABBA blocks. [default: 8]")] = None,
+    text: Annotated[str | None, typer.Option(help="Perplexity text: demo or a file. [default: demo]")] = None,
+    text_context: Annotated[int | None, typer.Option(help="Perplexity window, tokens. [default: 512]")] = None,
+    windows: Annotated[int | None, typer.Option(help="Windows scored; 0 for the whole text. [default: 40]")] = None,
+    min_speedup: Annotated[float | None, typer.Option(help="Gate: decode speedup over dense must clear this.")] = None,
+    max_ppl_ratio: Annotated[
+        float | None, typer.Option(help="Gate: perplexity over dense must stay below this.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the verdict as JSON on stdout.")] = False,
+) -> None:
+    """Compress, export, bench against dense and gate MODEL; interrupted runs go on where they were.
+
+    Exit code: 0 pass, 1 gate failed, 2 bad usage or input, 3 inconclusive, 4 environment.
+    """
+    given = {
+        key: value for key, value in locals().items() if key not in ("source", "out", "json") and value is not None
+    }
+    recipe = with_paths(_recipe(source, given))
+    from tailcut.pipeline import run
+
+    with console() as report:
+        verdict = run(recipe, out, report)
+    if json:
+        print(codec.to_json(verdict), end="")
+    else:
+        _show(verdict, out)
+    raise typer.Exit(EXIT_OF[verdict.outcome])
+
+
+def _recipe(source: str, given: dict[str, Any]) -> Recipe:
+    if "engines" in given:
+        given["engines"] = [name.strip() for name in given["engines"].split(",") if name.strip()]
+    if given.get("windows") == 0:
+        given["windows"] = None
+    if source.endswith((".yaml", ".yml")):
+        return read_recipe(Path(source), given)
+    return make_recipe(given | {"model": source}, "options")
+
+
+def _show(verdict: "Verdict", out: Path) -> None:
+    from tailcut.bench.report import summary
+    from tailcut.results import BenchResult
+
+    summary(codec.load(BenchResult, out / "result.json"), verdict)
+    print(f"report: {out / 'report.html'}")

@@ -1,0 +1,223 @@
+"""`tailcut run`: measure -> allocate -> compress -> export -> quality -> bench -> gate -> report, resumable.
+
+The run directory holds one output per stage, each also what the single command of that name would write:
+
+    scores.json spectra.npz | allocation.json | model/ | dense/ package/ (+ -deepsparse) | quality.json
+    | result.json | verdict.json report.md report.html
+
+This module only orders the rooms; what each stage does lives in its room, which is imported when it runs.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tailcut import codec
+from tailcut.allocation import Allocation, LayerScores
+from tailcut.checkpoint import Checkpoint
+from tailcut.manifest import try_manifest
+from tailcut.progress import Reporter, silent
+from tailcut.recipe import Recipe
+from tailcut.stages import Stage, run_stages
+from tailcut.texts import demo_heldout
+
+if TYPE_CHECKING:
+    from tailcut.results import Quality, Verdict
+
+STATIC_ENGINE = "deepsparse"  # the engine that needs the static-shape variant of a package
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A recipe, the directory it writes, and whom to tell."""
+
+    recipe: Recipe
+    out: Path
+    report: Reporter = silent
+
+    @property
+    def model(self) -> Path:
+        return Path(self.recipe.model)
+
+    @property
+    def text(self) -> Path:
+        return demo_heldout() if self.recipe.text == "demo" else Path(self.recipe.text)
+
+
+def run(recipe: Recipe, out: Path, report: Reporter = silent) -> "Verdict":
+    """Do every stage that is not done yet and return the verdict that is in `out`."""
+    from tailcut.results import Verdict
+
+    state = Run(recipe, out, report)
+    stages = plan(state, Checkpoint(state.model).fingerprint())
+    out.mkdir(parents=True, exist_ok=True)
+    codec.save(recipe, out / "recipe.json")
+    order = [stage.name for stage in stages]
+
+    def tell(name: str, skipped: bool) -> None:
+        report("stage", order.index(name) + 1, len(order), f"{name}{' (done before)' if skipped else ''}")
+
+    run_stages(out, stages, tell)
+    return codec.load(Verdict, out / "verdict.json")
+
+
+def plan(state: Run, model_fingerprint: str) -> tuple[Stage, ...]:
+    """The stages with what each depends on; a setting appears at the stage whose output it changes."""
+    recipe = state.recipe
+
+    def stage(name: str, after: tuple[str, ...], outputs: tuple[str, ...], work: Callable[[Run], None]) -> Stage:
+        fields = {field: getattr(recipe, field) for field in _SETTINGS[name]}
+        extra = {"model": model_fingerprint} if not after else {}
+        return Stage(name, after, fields | extra, outputs, lambda: work(state), resumes=name == "compress")
+
+    static = _wants_static(recipe)
+    exported = ("dense", "package", *(("dense-deepsparse", "package-deepsparse") if static else ()))
+    return (
+        stage("measure", (), ("scores.json", "spectra.npz"), _measure),
+        stage("allocate", ("measure",), ("allocation.json",), _allocate),
+        stage("compress", ("allocate",), ("model",), _compress),
+        stage("export", ("compress",), exported, _export),
+        stage("quality", ("compress",), ("quality.json",), _quality),
+        stage("bench", ("export", "quality"), ("result.json",), _bench),
+        stage("gate", ("bench",), ("verdict.json",), _gate),
+        stage("report", ("gate",), ("report.md", "report.html"), _report),
+    )
+
+
+_SETTINGS: dict[str, tuple[str, ...]] = {
+    "measure": ("metric", "device"),
+    "allocate": ("sparsity", "pattern", "allocator", "metric", "tau", "granularity", "cap"),
+    "compress": ("pruner", "calibration", "samples", "seqlen", "seed", "device"),
+    "export": ("engines", "context", "prompt_tokens"),
+    "quality": ("text", "text_context", "windows", "device"),
+    "bench": ("engines", "threads", "prompt_tokens", "context", "new_tokens", "blocks", "seed"),
+    "gate": ("min_speedup", "max_ppl_ratio"),
+    "report": (),
+}
+
+
+def _measure(state: Run) -> None:
+    from tailcut.compress.measure import measure, save_spectra
+
+    metrics = tuple(dict.fromkeys(("alpha_mid", "alpha_peak", state.recipe.metric.replace("-", "_"))))
+    measured = measure(state.model, metrics=metrics, device=state.recipe.device, report=state.report)
+    save_spectra(measured.spectra, state.out / "spectra.npz")
+    codec.save(measured.scores, state.out / "scores.json")
+
+
+def _allocate(state: Run) -> None:
+    from tailcut import plugins
+    from tailcut.compress.allocators import Settings
+
+    recipe = state.recipe
+    scores = codec.load(LayerScores, state.out / "scores.json")
+    settings = Settings(metric=recipe.metric.replace("-", "_"), tau=recipe.tau, granularity=recipe.granularity)
+    allocator = plugins.load("tailcut.compress.allocators", recipe.allocator)
+    codec.save(allocator.allocate(scores, recipe.budget(), settings), state.out / "allocation.json")
+
+
+def _compress(state: Run) -> None:
+    from tailcut.compress.calibration import Calibration
+    from tailcut.compress.run import compress
+
+    recipe = state.recipe
+    allocation = codec.load(Allocation, state.out / "allocation.json")
+    calibration = Calibration(recipe.calibration, recipe.samples, recipe.seqlen, recipe.seed)
+    compress(
+        state.model,
+        allocation,
+        state.out / "model",
+        pruner=recipe.pruner,
+        calibration=calibration,
+        device=recipe.device,
+        report=state.report,
+    )
+
+
+def _export(state: Run) -> None:
+    from tailcut.export.run import export
+    from tailcut.export.static import export_deepsparse
+
+    recipe, out = state.recipe, state.out
+    for source, name in ((state.model, "dense"), (out / "model", "package")):
+        export(source, out / name, layout="bitmask", overwrite=True, report=state.report)
+        if _wants_static(recipe):
+            export_deepsparse(
+                source,
+                out / f"{name}-deepsparse",
+                context=recipe.context,
+                prompt=recipe.prompt_tokens,
+                overwrite=True,
+                report=state.report,
+            )
+
+
+def _quality(state: Run) -> None:
+    codec.save(_measure_quality(state), state.out / "quality.json")
+
+
+def _measure_quality(state: Run) -> "Quality":
+    from tailcut.bench.quality import compare
+    from tailcut.compress.perplexity import directory_nll, tokenise
+    from tailcut.windows import read_text
+
+    recipe = state.recipe
+    text = read_text(state.text)
+    windows, bos = tokenise(state.model, text, recipe.text_context, recipe.windows)
+    dense = directory_nll(state.model, windows, device=recipe.device, report=state.report)
+    sparse = directory_nll(state.out / "model", windows, device=recipe.device, report=state.report)
+    manifest = try_manifest(state.model)
+    return compare(
+        dense, sparse, text=text, context=recipe.text_context, bos=bos, notes=manifest.notes if manifest else ()
+    )
+
+
+def _bench(state: Run) -> None:
+    from tailcut.bench.run import bench
+    from tailcut.results import Quality, Workload
+
+    recipe, out = state.recipe, state.out
+    workload = Workload(
+        batch=1,
+        prompt_tokens=recipe.prompt_tokens,
+        new_tokens=recipe.new_tokens,
+        context=recipe.context,
+        threads=recipe.threads or len(os.sched_getaffinity(0)),
+        blocks=recipe.blocks,
+        seed=recipe.seed,
+    )
+    result = bench(out / "dense", out / "package", engines=recipe.engines, workload=workload, report=state.report)
+    quality = codec.load(Quality, out / "quality.json")
+    codec.save(replace(result, quality=(quality,)), out / "result.json")
+
+
+def _gate(state: Run) -> None:
+    from tailcut.bench.gate import Limits, judge
+    from tailcut.results import BenchResult
+
+    result = codec.load(BenchResult, state.out / "result.json")
+    limits = Limits(min_speedup=state.recipe.min_speedup, max_ppl_ratio=state.recipe.max_ppl_ratio)
+    codec.save(judge(result, limits), state.out / "verdict.json")
+
+
+def _report(state: Run) -> None:
+    from tailcut.bench.report import write_report
+    from tailcut.compress.measure import load_spectra
+    from tailcut.manifest import read_manifest
+    from tailcut.results import BenchResult, Verdict
+
+    out = state.out
+    write_report(
+        out,
+        result=codec.load(BenchResult, out / "result.json"),
+        verdict=codec.load(Verdict, out / "verdict.json"),
+        scores=codec.load(LayerScores, out / "scores.json"),
+        spectra=load_spectra(out / "spectra.npz"),
+        manifest=read_manifest(out / "model"),
+    )
+
+
+def _wants_static(recipe: Recipe) -> bool:
+    return STATIC_ENGINE in recipe.engines

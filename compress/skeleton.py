@@ -1,0 +1,170 @@
+"""A model's structure without its weights: built from `config.json` on the meta device.
+
+Parameters take no memory; buffers (rotary tables) are real. The decoder blocks are found by shape of the
+module tree, never by a list of names: they are the outermost `ModuleList` inside the text decoder that holds as
+many equal modules as the config has hidden layers. Expert lists lie inside a block and vision towers outside
+the text decoder, so neither can be mistaken for it. Code shipped beside a checkpoint is never run.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from torch import nn
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.pytorch_utils import Conv1D
+
+from tailcut.checkpoint import Checkpoint
+from tailcut.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Skeleton:
+    """A causal LM on the meta device, and where its decoder blocks hang ("model.layers")."""
+
+    model: PreTrainedModel
+    blocks_name: str
+    blocks: nn.ModuleList
+
+    def block_prefix(self, index: int) -> str:
+        """Name of one block's modules up to and with the last dot."""
+        return f"{self.blocks_name}.{index}."
+
+
+def build_skeleton(checkpoint: Checkpoint) -> Skeleton:
+    """Checkpoint -> its model on the meta device in eval mode, float32; InputError for an unknown family."""
+    config = _typed_config(checkpoint)
+    try:
+        with init_empty_weights(include_buffers=False):
+            factory: Any = AutoModelForCausalLM  # its methods carry no annotations
+            model: PreTrainedModel = factory.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError) as error:
+        raise InputError(
+            f"{checkpoint.directory}: no causal language model can be built from config.json ({_first_line(error)})"
+        ) from error
+    model.eval()
+    name, blocks = _find_blocks(model, checkpoint)
+    return Skeleton(model, name, blocks)
+
+
+def linears_of(block: nn.Module) -> Iterator[tuple[str, nn.Linear | Conv1D]]:
+    """The prunable modules of one block, in module order: name inside the block, module."""
+    for name, module in block.named_modules():
+        if isinstance(module, nn.Linear | Conv1D):
+            yield name, module
+
+
+class TensorNames:
+    """Which checkpoint tensor holds a parameter.
+
+    The two name spaces differ by prefixes (GPT-2 and OPT are stored with and without `transformer.` / `model.`)
+    and sometimes by a renamed head. In order: the same name; the name less or plus the base model's prefix; the
+    stored name with the same ending; outside the blocks, the only unclaimed tensor of the same shape.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, skeleton: Skeleton) -> None:
+        self._checkpoint = checkpoint
+        self._prefix = f"{skeleton.model.base_model_prefix}."
+        self._blocks = skeleton.blocks_name
+
+    def find(self, parameter: str) -> str | None:
+        """Checkpoint tensor of a parameter of the model, or None."""
+        shorter = parameter.removeprefix(self._prefix)
+        for name in (parameter, shorter, self._prefix + parameter):
+            if name in self._checkpoint:
+                return name
+        return self._same_ending(parameter)
+
+    def require(self, parameter: str, shape: tuple[int, ...]) -> str:
+        """The same, with InputError when it is missing or does not have the shape that the config implies."""
+        name = self.find(parameter)
+        if name is None:
+            raise InputError(
+                f"{self._checkpoint.directory}: no tensor for {parameter}; the weights do not belong to this "
+                "config.json, or are stored in a quantised or foreign format"
+            )
+        stored = self._checkpoint.shape(name)
+        if stored != shape:
+            raise InputError(
+                f"{self._checkpoint.directory}: tensor {name} has shape {list(stored)}, config.json implies "
+                f"{list(shape)}; weights and config do not belong together"
+            )
+        return name
+
+    def _same_ending(self, parameter: str) -> str | None:
+        """Only endings that still name the block list are tried, so that block 1 never matches block 11."""
+        if not parameter.startswith(f"{self._blocks}."):
+            return None
+        ending = parameter.removeprefix(self._blocks.rpartition(".")[0])
+        found = [name for name in self._checkpoint.names if f".{name}".endswith("." + ending.lstrip("."))]
+        return _closest(parameter, found)
+
+
+def _closest(parameter: str, found: list[str]) -> str | None:
+    """The candidate that shares most name parts, if it is the only such (a vision tower shares fewer)."""
+    parts = set(parameter.split("."))
+    ranked = sorted(found, key=lambda name: -len(parts & set(name.split("."))))
+    shared = [len(parts & set(name.split("."))) for name in ranked]
+    return ranked[0] if shared and shared.count(shared[0]) == 1 else None
+
+
+def head_tensor(checkpoint: Checkpoint, shape: tuple[int, ...], claimed: frozenset[str]) -> str | None:
+    """A renamed output head (GPT-NeoX's `embed_out.weight`): the only unclaimed tensor of that shape."""
+    found = [name for name in checkpoint.names if name not in claimed and checkpoint.shape(name) == shape]
+    return found[0] if len(found) == 1 else None
+
+
+def _typed_config(checkpoint: Checkpoint) -> PretrainedConfig:
+    """The family's config class, filled; only families that transformers itself knows."""
+    family = checkpoint.config.get("model_type")
+    if not isinstance(family, str) or family not in CONFIG_MAPPING:
+        raise InputError(
+            f"{checkpoint.directory}/config.json: unknown model family {family!r}; tailcut handles causal language "
+            "models that transformers knows without remote code"
+        )
+    body: Mapping[str, Any] = {key: value for key, value in checkpoint.config.items() if key != "auto_map"}
+    try:
+        config: PretrainedConfig = CONFIG_MAPPING[family].from_dict(dict(body))
+    except Exception as error:  # the library's validators raise classes of their own that share no base
+        raise InputError(f"{checkpoint.directory}/config.json: refused by {family} ({_first_line(error)})") from error
+    return config
+
+
+def _find_blocks(model: PreTrainedModel, checkpoint: Checkpoint) -> tuple[str, nn.ModuleList]:
+    find: Any = model.get_decoder
+    decoder: nn.Module = find() or model
+    wanted = int(model.config.get_text_config(decoder=True).num_hidden_layers)
+    inside = {id(module) for module in decoder.modules()}
+    lists = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and id(module) in inside and _are_blocks(module, wanted)
+    ]
+    if not lists:
+        raise InputError(
+            f"{checkpoint.directory}: no list of {wanted} decoder blocks in {type(model).__name__}; "
+            "this family is built in a way that tailcut does not handle"
+        )
+    name, blocks = min(lists, key=lambda item: item[0].count("."))
+    _refuse_fused_experts(blocks, checkpoint)
+    return name, blocks
+
+
+def _are_blocks(candidate: nn.ModuleList, wanted: int) -> bool:
+    return len(candidate) == wanted > 0 and all(any(True for _ in linears_of(block)) for block in candidate)
+
+
+def _refuse_fused_experts(blocks: nn.ModuleList, checkpoint: Checkpoint) -> None:
+    for name, parameter in blocks.named_parameters():
+        if parameter.ndim > 2:
+            raise InputError(
+                f"{checkpoint.directory}: block weight {name} has {parameter.ndim} dimensions (fused experts); "
+                "mixture-of-experts models are not handled"
+            )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

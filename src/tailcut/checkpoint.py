@@ -166,6 +166,7 @@ def write_shard(path: Path, tensors: Mapping[str, Array]) -> None:
     try:
         with full_disk_is_clear(path):
             save_file(contiguous, path, {"format": "pt"})
+            path.chmod(0o644)  # the library makes it readable by its owner only, which breaks a served package
             with path.open("rb") as stream:
                 os.fsync(stream.fileno())
     except SafetensorError as error:

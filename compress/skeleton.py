@@ -40,7 +40,7 @@ def build_skeleton(checkpoint: Checkpoint) -> Skeleton:
     try:
         with init_empty_weights(include_buffers=False):
             factory: Any = AutoModelForCausalLM  # its methods carry no annotations
-            model: PreTrainedModel = factory.from_config(config, dtype=torch.float32, trust_remote_code=False)
+            model: Any = factory.from_config(config, dtype=torch.float32, trust_remote_code=False)
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError) as error:
         raise InputError(
             f"{checkpoint.directory}: no causal language model can be built from config.json ({_first_line(error)})"

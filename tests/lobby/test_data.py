@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tailcut.data import CALIBRATION, HELDOUT
+from tailcut.texts import demo_calibration, demo_heldout
 from tailcut.windows import read_text
 
+CALIBRATION, HELDOUT = demo_calibration(), demo_heldout()
 README = CALIBRATION.with_name("README.md").read_text()
 
 

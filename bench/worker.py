@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -45,7 +46,7 @@ class Worker:
     def __init__(self, launch: Launch, *, timeout_s: float = 600.0) -> None:
         self.name = launch.script.stem.removesuffix("_worker")
         self.timeout_s = timeout_s
-        self._stderr: IO[bytes] = tempfile.TemporaryFile()
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._process = _start(launch, self._stderr)
 
     def __enter__(self) -> Self:
@@ -173,7 +174,5 @@ def _status(code: int | None) -> str:
 
 
 def _close_quietly(stream: IO[bytes]) -> None:
-    try:
+    with suppress(OSError):  # the reader is gone and unsent bytes with it: nothing to save
         stream.close()
-    except OSError:
-        pass  # the reader is gone and unsent bytes with it: nothing to save

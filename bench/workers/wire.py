@@ -91,10 +91,11 @@ def _header(raw: bytes) -> Tuple[Body, List[Dict[str, Any]]]:
     return body, arrays
 
 
-def _array_bytes(item: Any) -> int:
+def _array_bytes(item: object) -> int:
     """Size of one described array; WireError unless name, dtype and shape are what `pack` writes."""
-    good = isinstance(item, dict) and isinstance(item.get("name"), str) and item.get("dtype") in DTYPES
-    shape = item.get("shape") if good else None
+    if not isinstance(item, dict) or not isinstance(item.get("name"), str) or item.get("dtype") not in DTYPES:
+        raise WireError(f"header describes no array: {repr(item)[:80]}")
+    shape = item.get("shape")
     if not isinstance(shape, list) or len(shape) > 8 or not all(type(n) is int and n >= 0 for n in shape):
         raise WireError(f"header describes no array: {repr(item)[:80]}")
     size = int(np.dtype(item["dtype"]).itemsize)
@@ -129,7 +130,7 @@ def _answer(handlers: Dict[str, Handler], body: Body, arrays: Arrays) -> Frame:
     try:
         return handlers[command](body, arrays)
     # The process border: whatever an engine raises has to reach the bench as a sentence.
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         return {"error": f"{type(error).__name__}: {error}"}, {}
 
 

@@ -74,6 +74,11 @@ class Checkpoint:
         hidden = {f"{name}.{part}" for name in self._packed for part in _PACKED_PARTS}
         return tuple(sorted((self._stored.keys() - hidden) | self._packed))
 
+    @property
+    def packed(self) -> frozenset[str]:
+        """Names of the matrices stored bitmask-packed."""
+        return self._packed
+
     def __contains__(self, name: str) -> bool:
         return name in self._packed or name in self._stored
 

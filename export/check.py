@@ -1,0 +1,160 @@
+"""Parity with torch: the exported graph must give transformers' logits before a package is published.
+
+Three runs on seeded random tokens, each against the model in float32 with eager attention:
+    prefill   batch 2, the second row left-padded; every real position
+    cached    the same batch, then token by token from the cache
+    single    one row, token by token from an empty cache
+
+Tolerance: both sides sum in float32 in different orders; the difference grows with width and depth and reached
+1e-5 of the largest logit on tiny and 30-block models, while a wrong mask, scale or rotation changes logits by their own
+size. RELATIVE_TOLERANCE sits between.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from tailcut.checkpoint import Checkpoint
+from tailcut.errors import InputError, MissingEnvironmentError
+from tailcut.kernels.decoder import Decoder, Ints
+from tailcut.kernels.session import session_options
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Logits = npt.NDArray[np.float32]
+RELATIVE_TOLERANCE: Final = 2e-4  # of the largest |logit|
+_PROMPT, _STEPS, _PADDING = 12, 4, 5
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How far the graph is from torch: the largest |difference| of a logit, and the share of equal top tokens."""
+
+    max_abs_error: float
+    max_abs_logit: float
+    top1_agreement: float
+    positions: int
+
+    @property
+    def tolerance(self) -> float:
+        return RELATIVE_TOLERANCE * max(self.max_abs_logit, 1.0)
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.max_abs_error <= self.tolerance)
+
+    def details(self) -> dict[str, float | int]:
+        """For the manifest."""
+        return {
+            "parity_max_abs_error": self.max_abs_error,
+            "parity_max_abs_logit": self.max_abs_logit,
+            "parity_tolerance": self.tolerance,
+            "parity_top1_agreement": self.top1_agreement,
+            "parity_positions": self.positions,
+        }
+
+
+def check_parity(model_dir: Path, graph: Path, *, seed: int = 0) -> Parity:
+    """Compare `graph` (an ONNX file) with the model it was made from; InputError when they differ."""
+    model = load_torch(model_dir)
+    session = onnxruntime.InferenceSession(
+        str(graph), session_options(threads=None), providers=["CPUExecutionProvider"]
+    )
+    parity = compare(model, Decoder(None, session=session), seed=seed)
+    if not parity.passed:
+        raise InputError(
+            f"{model_dir}: the exported graph differs from torch by {parity.max_abs_error:.3g} (limit "
+            f"{parity.tolerance:.3g}, top tokens agree at {parity.top1_agreement:.0%}); nothing was written. This model "
+            "deviates from its family in a way tailcut does not know; please report its config"
+        )
+    return parity
+
+
+def load_torch(model_dir: Path) -> "PreTrainedModel":
+    """The model in float32 with eager attention, from safetensors only."""
+    try:
+        import torch
+        from transformers import AutoModelForCausalLM
+        from transformers.utils.logging import disable_progress_bar
+    except ImportError as error:
+        raise MissingEnvironmentError(
+            "checking an export needs torch and transformers: pip install 'tailcut[compress]', or pass --no-check"
+        ) from error
+    if Checkpoint(model_dir).packed:
+        raise InputError(
+            f"{model_dir}: torch cannot read packed matrices; export an unpacked directory or pass --no-check"
+        )
+    disable_progress_bar()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            model_dir, dtype=torch.float32, attn_implementation="eager", use_safetensors=True, local_files_only=True
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise InputError(f"{model_dir}: transformers cannot load the model ({str(error).splitlines()[0]})") from error
+    model.requires_grad_(False)
+    return cast("PreTrainedModel", model)
+
+
+def compare(model: "PreTrainedModel", decoder: Decoder, *, seed: int = 0) -> Parity:
+    """Run both sides over prefill, cached decode and a single row."""
+    rng = np.random.default_rng(seed)
+    vocab = int(model.config.get_text_config().vocab_size)
+    tokens = rng.integers(0, vocab, (2, _PROMPT + _STEPS))
+    mask = np.ones_like(tokens)
+    mask[1, :_PADDING] = 0
+    pairs = [*_batch(model, decoder, tokens, mask), *_single(model, decoder, tokens[:1])]
+    return _summary(pairs)
+
+
+def _batch(model: "PreTrainedModel", decoder: Decoder, tokens: Ints, mask: Ints) -> list[tuple[Logits, Logits]]:
+    """Left-padded prefill, then steps; both sides keep their own cache."""
+    want, cache = _torch_logits(model, tokens[:, :_PROMPT], mask[:, :_PROMPT], None)
+    got = decoder.prefill(tokens[:, :_PROMPT], mask[:, :_PROMPT])
+    real = mask[:, :_PROMPT].astype(bool)
+    pairs = [(got[real], want[real])]
+    for end in range(_PROMPT + 1, _PROMPT + _STEPS + 1):
+        want, cache = _torch_logits(model, tokens[:, end - 1 : end], mask[:, :end], cache)
+        pairs.append((decoder.step(tokens[:, end - 1]), want[:, -1]))
+    return pairs
+
+
+def _single(model: "PreTrainedModel", decoder: Decoder, tokens: Ints) -> list[tuple[Logits, Logits]]:
+    """One row token by token from an empty cache against torch's single full pass."""
+    want, _ = _torch_logits(model, tokens, np.ones_like(tokens), None)
+    got = [decoder.prefill(tokens[:, :1])[:, -1]]
+    got += [decoder.step(tokens[:, index]) for index in range(1, tokens.shape[1])]
+    return [(step, want[:, index]) for index, step in enumerate(got)]
+
+
+def _torch_logits(model: "PreTrainedModel", tokens: Ints, mask: Ints, cache: Any) -> tuple[Logits, Any]:  # noqa: ANN401 transformers' cache
+    import torch
+
+    positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)[:, -tokens.shape[1] :]
+    with torch.inference_mode():
+        out = model(
+            input_ids=torch.from_numpy(np.ascontiguousarray(tokens)),
+            attention_mask=torch.from_numpy(np.ascontiguousarray(mask)),
+            position_ids=torch.from_numpy(np.ascontiguousarray(positions)),
+            past_key_values=cache,
+            use_cache=True,
+        )
+    return out.logits.numpy(), out.past_key_values
+
+
+def _summary(pairs: list[tuple[Logits, Logits]]) -> Parity:
+    got = np.concatenate([pair[0].reshape(-1, pair[0].shape[-1]) for pair in pairs])
+    want = np.concatenate([pair[1].reshape(-1, pair[1].shape[-1]) for pair in pairs])
+    error = float(np.abs(got - want).max())
+    return Parity(
+        max_abs_error=error if np.isfinite(got).all() else float("inf"),
+        max_abs_logit=float(np.abs(want).max()),
+        top1_agreement=float((got.argmax(-1) == want.argmax(-1)).mean()),
+        positions=len(want),
+    )

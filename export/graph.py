@@ -1,0 +1,155 @@
+"""A small ONNX graph writer: nodes by name, constants inline, weights into one external data file.
+
+Weights stream: each tensor is appended to the data file (offsets are multiples of 4096, so that a runtime can map
+pages) and dropped; only tensors below 1 KiB stay in the graph. Names of nodes and values are deterministic.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Final, Self
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper
+
+from tailcut import __version__
+from tailcut.bitmask import Array
+
+DATA_NAME: Final = "model.onnx.data"
+MODEL_NAME: Final = "model.onnx"
+DOMAIN: Final = "tailcut"
+_ALIGNMENT: Final = 4096
+_INLINE_BYTES: Final = 1024  # readers of external data want small tensors (shapes above all) inline
+
+
+class DataFile:
+    """The external data file of one package. Storing a name twice gives the same place (graphs may share it)."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._places: dict[str, TensorProto] = {}
+        self._stream: BinaryIO = path.open("wb")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._stream.close()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._places
+
+    def known(self, name: str) -> TensorProto:
+        """The tensor stored under `name` before."""
+        return self._places[name]
+
+    def store(self, name: str, array: Array) -> TensorProto:
+        """Append one tensor (or keep it inline when small) and describe it."""
+        data = np.ascontiguousarray(array)
+        if data.nbytes < _INLINE_BYTES:
+            tensor = helper.make_tensor(name, _onnx_type(data), array.shape, data.tobytes(), raw=True)
+        else:
+            tensor = self._append(name, data)
+        self._places[name] = tensor
+        return tensor
+
+    def _append(self, name: str, data: npt.NDArray[Any]) -> TensorProto:
+        place = -(-self._stream.tell() // _ALIGNMENT) * _ALIGNMENT
+        self._stream.write(b"\0" * (place - self._stream.tell()))
+        self._stream.write(memoryview(data.reshape(-1).view(np.uint8)))
+        tensor = TensorProto(name=name, dims=data.shape, data_type=_onnx_type(data))
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", self._path.name), ("offset", place), ("length", data.nbytes)):
+            tensor.external_data.add(key=key, value=str(value))
+        return tensor
+
+
+@dataclass(slots=True)
+class Graph:
+    """Collects one graph. `op` adds a node and returns its output's name."""
+
+    data: DataFile
+    opset: int
+    scope: str = ""
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    tensors: dict[str, TensorProto] = field(default_factory=dict)
+    inputs: list[onnx.ValueInfoProto] = field(default_factory=list)
+    outputs: list[onnx.ValueInfoProto] = field(default_factory=list)
+    domains: set[str] = field(default_factory=set)
+
+    def op(self, kind: str, *inputs: str, name: str | None = None, domain: str = "", **attributes: Any) -> str:  # noqa: ANN401 attributes are ONNX's
+        """Add a node with one output."""
+        return self.ops(kind, inputs, 1, name=name, domain=domain, **attributes)[0]
+
+    def ops(
+        self,
+        kind: str,
+        inputs: Sequence[str],
+        outputs: int,
+        *,
+        name: str | None = None,
+        domain: str = "",
+        **attributes: Any,  # noqa: ANN401 attributes are ONNX's
+    ) -> tuple[str, ...]:
+        """Add a node with several outputs."""
+        label = name or f"{self.scope}/{kind}_{len(self.nodes)}"
+        made = tuple(f"{label}:{index}" for index in range(outputs))
+        self.nodes.append(helper.make_node(kind, inputs, made, name=label, domain=domain, **attributes))
+        self.domains.add(domain)
+        return made
+
+    def rename(self, value: str, name: str) -> None:
+        """Make an already produced value appear under the name of a graph output."""
+        self.nodes.append(helper.make_node("Identity", [value], [name], name=f"{name}/Identity"))
+
+    def constant(self, values: npt.ArrayLike, dtype: type[np.generic] = np.int64) -> str:
+        """A small constant; equal constants share one initializer."""
+        array = np.asarray(values, dtype)
+        shape = "x".join(map(str, array.shape)) or "scalar"
+        name = f"constant/{array.dtype.name}/{shape}/{array.tobytes().hex()}"
+        if name not in self.tensors:
+            self.tensors[name] = helper.make_tensor(name, _onnx_type(array), array.shape, array.tobytes(), raw=True)
+        return name
+
+    def real(self, value: float) -> str:
+        """A float32 scalar."""
+        return self.constant(value, np.float32)
+
+    def weight(self, name: str, array: Array) -> str:
+        """A parameter, streamed to the data file."""
+        self.tensors[name] = self.data.known(name) if name in self.data else self.data.store(name, array)
+        return name
+
+    def input(self, name: str, dtype: type[np.generic], shape: Sequence[int | str]) -> str:
+        self.inputs.append(_value(name, dtype, shape))
+        return name
+
+    def output(self, name: str, value: str, shape: Sequence[int | str]) -> None:
+        self.rename(value, name)
+        self.outputs.append(_value(name, np.float32, shape))
+
+    def model(self, name: str, ir_version: int, functions: Sequence[onnx.FunctionProto] = ()) -> onnx.ModelProto:
+        """The finished model."""
+        graph = helper.make_graph(self.nodes, name, self.inputs, self.outputs, list(self.tensors.values()))
+        imports = [helper.make_opsetid("", self.opset)]
+        if functions:
+            imports.append(helper.make_opsetid(DOMAIN, 1))
+        return helper.make_model(
+            graph,
+            opset_imports=imports,
+            ir_version=ir_version,
+            functions=list(functions),
+            producer_name="tailcut",
+            producer_version=__version__,
+        )
+
+
+def _value(name: str, dtype: type[np.generic], shape: Sequence[int | str]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)
+
+
+def _onnx_type(array: npt.NDArray[Any]) -> int:
+    return int(helper.np_dtype_to_tensor_dtype(array.dtype))

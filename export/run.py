@@ -1,0 +1,153 @@
+"""HF directory -> ONNX package: build, check the structure, compare with torch, then move into place.
+
+A package holds `model.onnx`, `model.onnx.data`, the tokenizer's files, `config.json`, `generation_config.json` and
+`manifest.json`. Weights are upcast to float32 (CPUs have no bfloat16 matrix product in ONNX Runtime).
+"""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import onnx
+
+from tailcut import __version__, plugins
+from tailcut.checkpoint import Checkpoint
+from tailcut.errors import InputError
+from tailcut.export.blocks import Emitter
+from tailcut.export.check import check_parity
+from tailcut.export.decoder import OPSET, build_decoder
+from tailcut.export.graph import DATA_NAME, MODEL_NAME, DataFile, Graph
+from tailcut.export.layouts import Layout, Linears, check_layout
+from tailcut.export.spec import DecoderSpec
+from tailcut.export.weights import Weights
+from tailcut.files import new_directory
+from tailcut.manifest import Manifest, RealisedLayer, file_entries, try_manifest, write_manifest
+from tailcut.progress import Reporter, silent
+
+FAMILIES: Final = "tailcut.export.families"
+SIDE_FILES: Final = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+)
+_STAGES: Final = ("build", "check structure", "compare with torch", "hash")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What is exported: the checkpoint, what it describes, and its manifest if it has one."""
+
+    checkpoint: Checkpoint
+    spec: DecoderSpec
+    manifest: Manifest | None
+
+    @property
+    def weights(self) -> Weights:
+        return Weights(self.checkpoint, self.spec)
+
+
+def export(
+    model_dir: Path,
+    out: Path,
+    *,
+    layout: Layout = "bitmask",
+    check: bool = True,
+    overwrite: bool = False,
+    report: Reporter = silent,
+) -> Manifest:
+    """Write the package `out`; a failed check raises InputError and leaves `out` as it was."""
+    chosen = check_layout(layout)
+    source = open_source(model_dir)
+    with new_directory(out, overwrite=overwrite) as directory:
+        report("export", 0, len(_STAGES), _STAGES[0])
+        realised = write_decoder(source, directory, chosen)
+        report("export", 1, len(_STAGES), _STAGES[1])
+        check_structure(directory / MODEL_NAME)
+        report("export", 2, len(_STAGES), _STAGES[2])
+        parity = check_parity(model_dir, directory / MODEL_NAME).details() if check else {}
+        report("export", 3, len(_STAGES), _STAGES[3])
+        copy_side_files(model_dir, directory)
+        details = {"variant": "onnx", "layout": chosen, "opset": OPSET, "checked": check} | parity
+        manifest = package_manifest(source, directory, realised, details)
+        write_manifest(manifest, directory)
+    report("export", len(_STAGES), len(_STAGES), str(out))
+    return manifest
+
+
+def open_source(model_dir: Path) -> Source:
+    """Read config and headers; InputError names an unknown family or a missing file."""
+    checkpoint = Checkpoint(model_dir)
+    spec = describe(checkpoint.config, model_dir)
+    return Source(checkpoint, spec, try_manifest(model_dir))
+
+
+def describe(config: Mapping[str, object], model_dir: Path) -> DecoderSpec:
+    """The decoder that a config describes, by the family file of its `model_type`."""
+    family = str(config.get("model_type", ""))
+    known = plugins.names(FAMILIES)
+    if family.replace("_", "-") not in known:
+        raise InputError(f"{model_dir}: model type {family!r} is not exported; these are: {', '.join(known)}")
+    spec = plugins.load(FAMILIES, family).describe(config)
+    if not isinstance(spec, DecoderSpec):
+        raise TypeError(f"{family}: describe must return a DecoderSpec")
+    if spec.heads % spec.kv_heads:
+        raise InputError(f"config.json: {spec.heads} heads cannot share {spec.kv_heads} key/value heads evenly")
+    return spec
+
+
+def write_decoder(source: Source, directory: Path, layout: Layout) -> dict[str, RealisedLayer]:
+    """Write model.onnx and its data; what each matrix of the blocks became."""
+    with DataFile(directory / DATA_NAME) as data:
+        graph = Graph(data, OPSET)
+        plans = {name: layer.plan for name, layer in source.manifest.layers.items()} if source.manifest else {}
+        linears = Linears(graph, source.weights, layout, plans)
+        model = build_decoder(Emitter(graph, source.weights, linears, source.spec))
+    write_model(model, directory / MODEL_NAME)
+    return {name: linears.realised[name] for name in source.spec.linears}
+
+
+def write_model(model: onnx.ModelProto, path: Path) -> None:
+    """Serialise a graph, byte for byte the same every time."""
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def check_structure(path: Path) -> None:
+    """ONNX's own checker with full shape inference; a failure is a fault in tailcut, not in the input."""
+    onnx.checker.check_model(str(path), full_check=True)
+
+
+def copy_side_files(model_dir: Path, directory: Path) -> None:
+    """Tokenizer, configs and chat template, as they are."""
+    for name in SIDE_FILES:
+        if (model_dir / name).is_file():
+            shutil.copyfile(model_dir / name, directory / name)
+
+
+def package_manifest(
+    source: Source,
+    directory: Path,
+    realised: Mapping[str, RealisedLayer],
+    details: Mapping[str, str | int | float | bool | None],
+) -> Manifest:
+    """The manifest of a finished package directory."""
+    before = source.manifest
+    return Manifest(
+        kind="package",
+        made_by=f"tailcut {__version__} export",
+        source={"model": source.checkpoint.fingerprint(), "name": source.checkpoint.directory.resolve().name},
+        layers=dict(realised),
+        total_parameters=source.checkpoint.total_parameters(),
+        files=file_entries(directory),
+        provenance=dict(before.provenance) if before else {},
+        details={"family": source.spec.family, "precision": "float32"} | dict(details),
+        notes=before.notes if before else (),
+    )

@@ -1,0 +1,116 @@
+"""Opening a package safely: what the manifest lists, and where each tensor of the graph lies.
+
+Nothing is allocated or mapped before its size is known to fit: the manifest's sizes are checked, external data must
+be a plain file name of the package that the manifest lists, and offset, length, shape and type must agree.
+"""
+
+import mmap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import helper
+
+from tailcut.errors import InputError
+from tailcut.files import flat_name
+from tailcut.manifest import Manifest, verify
+
+MODEL_NAME: Final = "model.onnx"
+_MAX_MODEL_BYTES: Final = (1 << 31) - 1  # protobuf's own limit
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A verified package: its manifest, its graph (weights left on disk) and the maps of its data files."""
+
+    directory: Path
+    manifest: Manifest
+    model: onnx.ModelProto
+    maps: Mapping[str, mmap.mmap]
+
+    def array(self, tensor: onnx.TensorProto) -> npt.NDArray[Any]:
+        """A tensor's values: a read-only view of the data file, or the graph's own bytes."""
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            return onnx.numpy_helper.to_array(tensor)
+        place = locate(tensor, self.directory)
+        flat = np.frombuffer(self.maps[place.file], place.dtype, place.count, place.offset)
+        return flat.reshape(tuple(tensor.dims))
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an external tensor lies: file name, byte offset, number of values and their type."""
+
+    file: str
+    offset: int
+    count: int
+    dtype: np.dtype[Any]
+
+    @property
+    def stop(self) -> int:
+        return self.offset + self.count * self.dtype.itemsize
+
+
+def open_package(directory: Path, *, hashes: bool = False) -> Package:
+    """Verify and open a package; `hashes` reads every byte and compares sha256 as well."""
+    manifest = verify(directory, hashes=hashes)
+    if manifest.kind != "package":
+        raise InputError(f"{directory}: holds a {manifest.kind}, not an ONNX package; run `tailcut export` on it first")
+    model = read_model(directory / MODEL_NAME)
+    sizes = {name: entry.size_bytes for name, entry in manifest.files.items()}
+    files = {_checked(tensor, directory, sizes) for tensor in model.graph.initializer if _is_external(tensor)}
+    return Package(directory, manifest, model, {name: _map(directory / name) for name in files})
+
+
+def read_model(path: Path) -> onnx.ModelProto:
+    """The graph without its external data; InputError if it is not one."""
+    try:
+        if path.stat().st_size > _MAX_MODEL_BYTES:
+            raise InputError(f"{path}: larger than 2 GiB, which no ONNX graph is; export the model again")
+        return onnx.load(path, load_external_data=False)
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the graph ({error.strerror}); export the model again") from error
+    except DecodeError as error:
+        raise InputError(f"{path}: not an ONNX file or damaged; export or copy it again") from error
+
+
+def locate(tensor: onnx.TensorProto, directory: Path) -> Place:
+    """Where an external tensor says it lies; InputError if that is malformed or leaves the directory."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    try:
+        offset, length = int(entries.get("offset", "0")), int(entries["length"])
+        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{directory}: tensor {tensor.name} has no valid external offset, length and type") from error
+    count = int(np.prod([int(size) for size in tensor.dims], dtype=object))
+    if offset < 0 or min(tensor.dims, default=0) < 0 or length != count * dtype.itemsize:
+        raise InputError(
+            f"{directory}: tensor {tensor.name} of shape {list(tensor.dims)} needs {count * dtype.itemsize} bytes, "
+            f"its entry says {length} at offset {offset}"
+        )
+    return Place(flat_name(entries.get("location", "")), offset, count, dtype)
+
+
+def _checked(tensor: onnx.TensorProto, directory: Path, sizes: Mapping[str, int]) -> str:
+    place = locate(tensor, directory)
+    if place.file not in sizes:
+        raise InputError(f"{directory}: tensor {tensor.name} lies in {place.file}, which the manifest does not list")
+    if place.stop > sizes[place.file]:
+        raise InputError(
+            f"{directory / place.file}: tensor {tensor.name} ends at byte {place.stop}, the file has {sizes[place.file]}"
+        )
+    return place.file
+
+
+def _is_external(tensor: onnx.TensorProto) -> bool:
+    return bool(tensor.data_location == onnx.TensorProto.EXTERNAL)
+
+
+def _map(path: Path) -> mmap.mmap:
+    with path.open("rb") as stream:
+        return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)

@@ -62,7 +62,8 @@ class Graph:
             for name, slots in self.cache.items():
                 rows = outputs[name.replace("past_key_values.", "new.", 1)]
                 slots[:, :, position] = rows[:, :, 0]
-        return np.asarray(outputs["logits"])[0, 0]
+        row: np.ndarray[Any, Any] = outputs["logits"][0, 0]
+        return row
 
 
 def open_package(body: Dict[str, Any], arrays: Dict[str, Any]) -> wire.Frame:

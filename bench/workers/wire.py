@@ -171,7 +171,7 @@ def pin(cpus: List[int]) -> None:
 
 def thread_cpus() -> List[str]:
     """The distinct CPU lists that this process's threads may run on, as the kernel writes them."""
-    found = set()
+    found: set[str] = set()
     for task in os.listdir("/proc/self/task"):
         with open(f"/proc/self/task/{task}/status") as stream:
             found.update(line.split()[1] for line in stream if line.startswith("Cpus_allowed_list:"))

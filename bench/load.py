@@ -1,0 +1,37 @@
+"""How much of the machine others used while a side was timed: the reason to distrust a block."""
+
+import time
+from collections.abc import Sequence
+
+import psutil
+
+
+class OthersLoad:
+    """Share of all CPUs used between `start` and `share` by anything but the given processes and this one."""
+
+    def __init__(self, pids: Sequence[int]) -> None:
+        self._processes = [psutil.Process(pid) for pid in pids] + [psutil.Process()]
+        self._cpus = psutil.cpu_count() or 1
+        self.start()
+
+    def start(self) -> None:
+        self._before = (time.monotonic(), _busy_seconds(), self._own_seconds())
+
+    def share(self) -> float:
+        began, busy, own = self._before
+        elapsed = max(1e-9, time.monotonic() - began)
+        others = (_busy_seconds() - busy) - (self._own_seconds() - own)
+        return min(1.0, max(0.0, others / (elapsed * self._cpus)))
+
+    def _own_seconds(self) -> float:
+        total = 0.0
+        for process in self._processes:
+            times = process.cpu_times()
+            total += times.user + times.system
+        return total
+
+
+def _busy_seconds() -> float:
+    """CPU seconds spent on work or stolen by the hypervisor since boot, over all CPUs."""
+    times = psutil.cpu_times()
+    return float(times.user + times.nice + times.system + getattr(times, "irq", 0.0) + getattr(times, "steal", 0.0))

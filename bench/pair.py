@@ -1,0 +1,147 @@
+"""One engine, dense beside sparse: open both, check what runs, then time them in ABBA blocks.
+
+In a block the order is dense, sparse, sparse, dense: a drift of the machine that is linear over the block
+cancels. Only one worker computes at any time; the other waits on its pipe. After each switch some steps are
+discarded, because the other side has just evicted the caches.
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+
+from tailcut.bench.engines import PHASES, Engine, Phase
+from tailcut.bench.load import OthersLoad
+from tailcut.bench.worker import Worker, WorkerError
+from tailcut.errors import MissingEnvironmentError
+from tailcut.progress import Reporter
+from tailcut.results import Blocks, Workload
+
+Role = Literal["dense", "sparse"]
+ROLES: tuple[Role, Role] = ("dense", "sparse")
+Tokens = npt.NDArray[np.int64]
+Reference = Callable[[Role], npt.NDArray[np.float32]]
+CHECK_TOKENS = 8
+_TIMEOUT_S = 1800.0  # compiling a large sparse model takes minutes
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The two packages and what they are asked to do. `tokens` int64 [batch, context]."""
+
+    packages: dict[Role, Path]
+    workload: Workload
+    tokens: Tokens
+    footprint_bytes: int  # memory the two workers together will need, roughly
+
+
+@dataclass(slots=True)
+class Raw:
+    """What was seen of one side; filled phase by phase."""
+
+    load_seconds: float = 0.0
+    peak_rss_bytes: int = 0
+    evidence: dict[str, Any] = field(default_factory=dict)
+    samples: dict[Phase, list[list[float]]] = field(default_factory=lambda: {"prefill": [], "decode": []})
+    others: dict[Phase, list[float]] = field(default_factory=lambda: {"prefill": [], "decode": []})
+
+    def blocks(self, phase: Phase) -> Blocks:
+        return tuple(tuple(block) for block in self.samples[phase])
+
+
+def measure(name: str, engine: Engine, pair: Pair, reference: Reference, report: Reporter) -> dict[Role, Raw]:
+    """Both sides' samples and evidence; WorkerError with the reason if it cannot be measured honestly."""
+    raw: dict[Role, Raw] = {"dense": Raw(), "sparse": Raw()}
+    stages: tuple[tuple[Phase, ...], ...] = tuple((phase,) for phase in PHASES) if engine.SEPARATE_PHASES else (PHASES,)
+    for phases in stages:
+        _require_memory(pair)
+        with ExitStack() as stack:
+            workers = {role: _open(stack, engine, pair, role, phases[0], raw[role]) for role in ROLES}
+            for role in ROLES:
+                _require_same_logits(name, engine, workers[role], pair, role, reference)
+            for phase in phases:
+                _run_blocks(name, phase, pair, workers, raw, report)
+            for role in ROLES:
+                raw[role].peak_rss_bytes = max(raw[role].peak_rss_bytes, workers[role].close())
+    return raw
+
+
+def _open(stack: ExitStack, engine: Engine, pair: Pair, role: Role, phase: Phase, raw: Raw) -> Worker:
+    launch = engine.launch(pair.packages[role], phase, pair.workload)
+    worker = stack.enter_context(Worker(launch, timeout_s=_TIMEOUT_S))
+    opened, _ = worker.ask("open", **launch.settings)
+    evidence, _ = worker.ask("describe")
+    reason = engine.refuse(evidence)
+    if reason:
+        raise WorkerError(f"{role} package, {phase}: {reason}")
+    raw.load_seconds += float(opened["load_seconds"])
+    raw.evidence = evidence
+    return worker
+
+
+def _require_memory(pair: Pair) -> None:
+    free = psutil.virtual_memory().available
+    if pair.footprint_bytes > free:
+        raise MissingEnvironmentError(
+            f"dense and sparse side by side need about {pair.footprint_bytes / 1e9:.1f} GB of memory, "
+            f"{free / 1e9:.1f} GB are free"
+        )
+
+
+def _require_same_logits(
+    name: str, engine: Engine, worker: Worker, pair: Pair, role: Role, reference: Reference
+) -> None:
+    """Refuse an engine whose first logits differ from ONNX Runtime's on the same weights."""
+    if engine.TOLERANCE == 0.0:
+        return
+    want = reference(role)
+    _, arrays = worker.ask("logits", {"tokens": pair.tokens[:1, : want.shape[1]]})
+    gap = float(np.abs(arrays["logits"] - want).max() / np.abs(want).max())
+    if not gap <= engine.TOLERANCE:  # also catches NaN
+        raise WorkerError(
+            f"{role} package: logits differ from ONNX Runtime's by {gap:.1e} of their scale, at most "
+            f"{engine.TOLERANCE:.0e} is allowed; {name} computes something else than the model"
+        )
+
+
+def _run_blocks(
+    name: str, phase: Phase, pair: Pair, workers: dict[Role, Worker], raw: dict[Role, Raw], report: Reporter
+) -> None:
+    count = pair.workload.blocks if phase == "decode" else pair.workload.prefill_block_count
+    load = OthersLoad([worker.pid for worker in workers.values()])
+    for block in range(count):
+        for role in ROLES:
+            raw[role].samples[phase].append([])
+            raw[role].others[phase].append(0.0)
+        for role in ("dense", "sparse", "sparse", "dense"):
+            load.start()
+            raw[role].samples[phase][-1].extend(_visit(phase, pair, workers[role]))
+            raw[role].others[phase][-1] = max(raw[role].others[phase][-1], load.share())
+        report(f"bench {name}", block + 1, count, _note(phase, raw))
+
+
+def _visit(phase: Phase, pair: Pair, worker: Worker) -> list[float]:
+    """One visit's samples in ms."""
+    workload = pair.workload
+    if phase == "prefill":
+        prompt = {"tokens": np.ascontiguousarray(pair.tokens[:, : workload.prompt_tokens])}
+        _, arrays = worker.ask("prefill", prompt, repeats=1, warmup=1)
+    else:
+        settings = {"steps": workload.steps_per_visit, "warmup": workload.warmup_steps}
+        _, arrays = worker.ask(
+            "decode", {"tokens": pair.tokens}, context=workload.context, seed=workload.seed, **settings
+        )
+    times = np.asarray(arrays["ms"], np.float64)
+    if times.size == 0 or not np.all(np.isfinite(times) & (times > 0)):
+        raise WorkerError(f"engine {worker.name} returned no usable {phase} times")
+    return [float(value) for value in times]
+
+
+def _note(phase: Phase, raw: dict[Role, Raw]) -> str:
+    medians = [float(np.median(raw[role].samples[phase][-1])) for role in ROLES]
+    return f"{phase}: dense {medians[0]:.2f} ms, sparse {medians[1]:.2f} ms"

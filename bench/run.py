@@ -1,0 +1,201 @@
+"""`bench`: dense beside sparse on each engine, with the machine's bandwidth, evidence, intervals and cautions.
+
+An engine that cannot be measured is reported as "not measured" with the reason; it never becomes a number.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from tailcut import __version__
+from tailcut.bench import engines as registry
+from tailcut.bench import pair as pairing
+from tailcut.bench.bandwidth import measure_bandwidth
+from tailcut.bench.engines import Engine
+from tailcut.bench.lock import machine_lock
+from tailcut.bench.machine import describe_machine, usable_cpus
+from tailcut.bench.pair import CHECK_TOKENS, Pair, Raw, Role
+from tailcut.bench.roofline import Dimensions, broken, kv_bytes, read_dimensions, roofline, weight_bytes
+from tailcut.bench.stats import drift, median_ratio
+from tailcut.bench.worker import Worker
+from tailcut.errors import InputError, MissingEnvironmentError
+from tailcut.manifest import MANIFEST_NAME, Manifest, read_manifest
+from tailcut.progress import Reporter, silent
+from tailcut.results import BandwidthPoint, BenchResult, EngineResult, Machine, PackageFacts, Ratio, Side, Workload
+
+_NOISY = 0.10  # a block in which others used more of the machine, or a drift beyond it, is worth a caution
+# Peak over plain float32 weights: an engine holds its packed copy beside what it read while it loads.
+_LOADING = 1.5
+
+
+def bench(
+    dense: Path, sparse: Path, *, engines: Sequence[str], workload: Workload, report: Reporter = silent
+) -> BenchResult:
+    """Measure `sparse` against `dense` on every named engine, one after the other, with the machine locked."""
+    loaded = {name: registry.load(name) for name in dict.fromkeys(engines)}
+    if not loaded:
+        raise InputError(f"no engine was named; choose from {', '.join(registry.names())}")
+    if workload.threads > len(usable_cpus()):
+        raise InputError(f"threads {workload.threads} are more than the {len(usable_cpus())} CPUs usable here")
+    session = Session(dense, sparse, workload, report)
+    with machine_lock(report):
+        machine = describe_machine()
+        bandwidth = measure_bandwidth(workload.threads, report=report)
+        results = tuple(session.engine(name, engine, machine, bandwidth[-1]) for name, engine in loaded.items())
+    return BenchResult(
+        machine=machine,
+        bandwidth=bandwidth,
+        workload=workload,
+        dense=package_facts(dense),
+        sparse=package_facts(sparse),
+        engines=results,
+        made_by=f"tailcut {__version__} bench",
+    )
+
+
+class Session:
+    """The two packages, read once, and ONNX Runtime's logits on them, computed when an engine needs checking."""
+
+    def __init__(self, dense: Path, sparse: Path, workload: Workload, report: Reporter) -> None:
+        self.packages: dict[Role, Path] = {"dense": dense, "sparse": sparse}
+        self.manifests: dict[Role, Manifest] = {role: read_manifest(path) for role, path in self.packages.items()}
+        self.sizes = read_dimensions(dense)
+        self.workload = workload
+        self.report = report
+        _require_same_model(self.packages, self.sizes, read_dimensions(sparse))
+        rng = np.random.default_rng(workload.seed)
+        tokens = rng.integers(0, self.sizes.vocab, (workload.batch, workload.context), np.int64)
+        footprint = 2 * self.manifests["dense"].total_parameters * 4 * _LOADING
+        self.pair = Pair(self.packages, workload, tokens, int(footprint))
+        self._logits: dict[Role, npt.NDArray[np.float32]] = {}
+
+    def engine(self, name: str, engine: Engine, machine: Machine, bandwidth: BandwidthPoint) -> EngineResult:
+        """Measured, or not measured with the reason."""
+        blank = EngineResult(engine=name, status="not measured", licence=engine.LICENCE)
+        try:
+            reason = engine.available() or next(
+                filter(None, (self._unfit(engine, role) for role in pairing.ROLES)), None
+            )
+            if reason:
+                return replace(blank, reason=reason)
+            raw = pairing.measure(name, engine, self.pair, self.reference, self.report)
+        except MissingEnvironmentError as error:
+            return replace(blank, reason=str(error))
+        return self._result(blank, engine, raw, machine, bandwidth)
+
+    def reference(self, role: Role) -> npt.NDArray[np.float32]:
+        """ONNX Runtime's logits float32 [1, n, vocab] of the first tokens on one package."""
+        if role not in self._logits:
+            launch = registry.load("onnxruntime").launch(self.packages[role], "prefill", self.workload)
+            with Worker(launch) as worker:
+                worker.ask("open", **launch.settings)
+                count = min(CHECK_TOKENS, self.workload.prompt_tokens)
+                _, arrays = worker.ask("logits", {"tokens": np.ascontiguousarray(self.pair.tokens[:1, :count])})
+                self._logits[role] = arrays["logits"]
+        return self._logits[role]
+
+    def _unfit(self, engine: Engine, role: Role) -> str | None:
+        reason = engine.unfit(self.packages[role], self.workload)
+        return f"{role} package: {reason}" if reason else None
+
+    def _result(
+        self, blank: EngineResult, engine: Engine, raw: dict[Role, Raw], machine: Machine, bandwidth: BandwidthPoint
+    ) -> EngineResult:
+        sides = {role: self._side(role, engine, raw[role], machine, bandwidth) for role in pairing.ROLES}
+        refusals = [broken(side.roofline, role, bandwidth, machine.l3_bytes) for role, side in sides.items()]
+        if reason := next(filter(None, refusals), None):
+            return replace(blank, reason=reason)
+        dense, sparse = sides["dense"], sides["sparse"]
+        confidence, seed = self.workload.confidence, self.workload.seed
+        speedup = median_ratio(dense.decode_ms, sparse.decode_ms, confidence=confidence, seed=seed)
+        prefill = median_ratio(dense.prefill_ms, sparse.prefill_ms, confidence=confidence, seed=seed)
+        zeros = sum(layer.zeros for layer in self.manifests["sparse"].layers.values())
+        result = replace(
+            blank,
+            status="measured",
+            version=str(sparse.evidence.get("version", "")),
+            engagement=engine.engagement(sparse.evidence, zeros),
+            dense=dense,
+            sparse=sparse,
+            decode_speedup=speedup,
+            prefill_speedup=prefill,
+            byte_ratio=dense.roofline.bytes_per_token / sparse.roofline.bytes_per_token,
+            dense_drift=drift(dense.decode_ms),
+        )
+        return replace(result, cautions=cautions(result, speedup))
+
+    def _side(self, role: Role, engine: Engine, raw: Raw, machine: Machine, bandwidth: BandwidthPoint) -> Side:
+        step_ms = float(np.median(np.concatenate([np.asarray(block) for block in raw.blocks("decode")])))
+        compressed = engine.COMPRESSES and role == "sparse"
+        weights = weight_bytes(self.manifests[role], self.sizes, compressed=compressed)
+        cache = kv_bytes(self.sizes, self.workload)
+        opened = engine.directory(self.packages[role])
+        return Side(
+            role=role,
+            package=_manifest_hash(opened),
+            bytes_on_disk=_directory_bytes(opened),
+            load_seconds=raw.load_seconds,
+            prefill_ms=raw.blocks("prefill"),
+            decode_ms=raw.blocks("decode"),
+            others_cpu_share=tuple(raw.others["decode"]),
+            peak_rss_bytes=raw.peak_rss_bytes,
+            tokens_per_second=self.workload.batch * 1e3 / step_ms,
+            roofline=roofline(
+                weights, cache, estimate=compressed, step_ms=step_ms, bandwidth=bandwidth, l3_bytes=machine.l3_bytes
+            ),
+            evidence=raw.evidence,
+        )
+
+
+def cautions(result: EngineResult, speedup: Ratio) -> tuple[str, ...]:
+    """Sentences a reader should see beside the numbers."""
+    found = []
+    if result.byte_ratio is not None and speedup.low > result.byte_ratio:
+        found.append(
+            f"the speedup {speedup.value:.2f}x is above the byte ratio {result.byte_ratio:.2f}x: "
+            "the dense baseline runs below its own roofline"
+        )
+    if result.dense_drift is not None and result.dense_drift > 1 + _NOISY:
+        found.append(f"the dense side's block medians alone moved by {result.dense_drift:.2f}x: a noisy machine")
+    for side in (result.dense, result.sparse):
+        if side is None:
+            continue
+        loud = sum(share > _NOISY for share in side.others_cpu_share)
+        if loud:
+            found.append(f"{loud} of {len(side.others_cpu_share)} {side.role} blocks shared the CPUs with other work")
+        if side.roofline.share is None:
+            found.append(f"the {side.role} weights nearly fit in cache: no share of the memory bandwidth is stated")
+    return tuple(found)
+
+
+def package_facts(package: Path) -> PackageFacts:
+    """What the report's tables say of a package."""
+    manifest = read_manifest(package)
+    return PackageFacts(
+        sha256=_manifest_hash(package),
+        bytes_on_disk=_directory_bytes(package),
+        sparsity=manifest.sparsity,
+        whole_model_sparsity=manifest.whole_model_sparsity,
+        total_parameters=manifest.total_parameters,
+        notes=manifest.notes,
+    )
+
+
+def _require_same_model(packages: Mapping[Role, Path], dense: Dimensions, sparse: Dimensions) -> None:
+    if dense != sparse:
+        raise InputError(
+            f"{packages['dense'].name} and {packages['sparse'].name} are not the same model: {dense} against {sparse}"
+        )
+
+
+def _manifest_hash(package: Path) -> str:
+    path = package / MANIFEST_NAME
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+
+def _directory_bytes(package: Path) -> int:
+    return sum(path.stat().st_size for path in package.iterdir() if path.is_file())

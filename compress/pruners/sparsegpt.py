@@ -71,40 +71,44 @@ def _damped(hessian: Tensor, damping: float) -> Tensor:
 
 
 def _sweep(weight: Tensor, factor: Tensor, dead: Tensor, pattern: Pattern) -> Tensor:
-    """Columns left to right in blocks; `weight` is changed in place and returned."""
+    """Columns left to right in blocks; `weight` [rows, columns] is changed in place and returned.
+
+    Inside a block the work runs on its transpose, where a column of W is contiguous: a multiple faster on a CPU.
+    """
     rows, columns = weight.shape
     width = BLOCK if not isinstance(pattern, NM) else max(1, BLOCK // pattern.block) * pattern.block
     for start in range(0, columns, width):
         stop = min(start + width, columns)
-        inner, local = weight[:, start:stop], factor[start:stop, start:stop]
+        inner, local = weight[:, start:stop].T.contiguous(), factor[start:stop, start:stop]
         count = count_removed(rows * stop, pattern.sparsity) - count_removed(rows * start, pattern.sparsity)
         mask = None if isinstance(pattern, NM) else _block_mask(inner, local, dead[start:stop], count)
         errors = _block_columns(inner, local, dead[start:stop], mask, pattern)
-        weight[:, stop:] -= errors @ factor[start:stop, stop:]
+        weight[:, start:stop] = inner.T
+        weight[:, stop:].addmm_(errors.T, factor[start:stop, stop:], alpha=-1.0)
     return weight
 
 
-def _saliency(weight: Tensor, diagonal: Tensor, dead: Tensor) -> Tensor:
-    """w^2 / U_jj^2, [rows, columns]; dead inputs below everything."""
-    return ((weight / diagonal) ** 2).masked_fill(dead, -1.0)
+def _saliency(inner: Tensor, diagonal: Tensor, dead: Tensor) -> Tensor:
+    """w^2 / U_jj^2 of transposed weights [columns, rows]; dead inputs below everything."""
+    return ((inner / diagonal[:, None]) ** 2).masked_fill(dead[:, None], -1.0)
 
 
-def _block_mask(weight: Tensor, factor: Tensor, dead: Tensor, count: int) -> Tensor:
-    score = _saliency(weight, factor.diagonal(), dead)
+def _block_mask(inner: Tensor, factor: Tensor, dead: Tensor, count: int) -> Tensor:
+    score = _saliency(inner, factor.diagonal(), dead)
     return lowest(score.flatten(), count).view_as(score)
 
 
-def _block_columns(weight: Tensor, factor: Tensor, dead: Tensor, mask: Tensor | None, pattern: Pattern) -> Tensor:
-    """Zero and correct inside one block, in place; returns the scaled errors [rows, block] for the columns after."""
-    errors = torch.zeros_like(weight)
-    chosen = torch.zeros_like(weight, dtype=torch.bool) if mask is None else mask
-    for column in range(weight.shape[1]):
+def _block_columns(inner: Tensor, factor: Tensor, dead: Tensor, mask: Tensor | None, pattern: Pattern) -> Tensor:
+    """Zero and correct `inner` [columns, rows] in place; returns the scaled errors, same shape."""
+    errors = torch.zeros_like(inner)
+    chosen = torch.zeros_like(inner, dtype=torch.bool) if mask is None else mask
+    for column in range(len(inner)):
         if isinstance(pattern, NM) and column % pattern.block == 0:
             group = slice(column, column + pattern.block)
-            score = _saliency(weight[:, group], factor.diagonal()[group], dead[group])
-            chosen[:, group] = lowest(score, pattern.block - pattern.keep)
-        error = torch.where(chosen[:, column], weight[:, column], 0.0) / factor[column, column]
-        weight[:, column:] -= error[:, None] * factor[column, column:]
-        weight[:, column].masked_fill_(chosen[:, column], 0.0)
-        errors[:, column] = error
+            score = _saliency(inner[group], factor.diagonal()[group], dead[group])
+            chosen[group] = lowest(score.T.contiguous(), pattern.block - pattern.keep).T
+        error = torch.where(chosen[column], inner[column], 0.0) / factor[column, column]
+        inner[column:].addcmul_(factor[column, column:, None], error, value=-1.0)
+        inner[column].masked_fill_(chosen[column], 0.0)
+        errors[column] = error
     return errors

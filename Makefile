@@ -1,0 +1,36 @@
+# make demo   the whole street on a real model, in its own environment
+# make test   the fast tests      make check   format, lint, types, architecture
+VENV ?= .venv
+PYTEST = $(VENV)/bin/python -m pytest
+export VENV
+
+.PHONY: setup demo test test-slow test-gpu check format clean
+
+setup:
+	@sh scripts/setup.sh
+
+demo:
+	@sh scripts/demo.sh
+
+test: setup
+	$(PYTEST) -m "not slow and not gpu" $(ARGS)
+
+test-slow: setup
+	$(PYTEST) -m "slow and not gpu" $(ARGS)
+
+test-gpu: setup
+	$(PYTEST) -m gpu $(ARGS)
+
+check: setup
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(PYTEST) -q tests/test_architecture.py tests/test_dockerfile.py tests/lobby
+
+format: setup
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+clean:
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info
+	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +

@@ -1,0 +1,66 @@
+"""Which slow tests a change calls for: `COVERS` maps paths to the slow tests that exercise them.
+
+    python scripts/slow_tests.py            the tests for what changed since the merge base, one a line
+    python scripts/slow_tests.py FILE…      the tests for these files
+
+A change is compared with the merge base with the main branch; on the main branch itself with the commit before.
+Where history gives no base (a shallow clone), every slow test is named. Prefixes match whole path components,
+the first column may be a folder or a file. Add a line when you add a slow test: a test checks that each slow test file
+is reached by some line.
+"""
+
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+COVERS: Final[dict[str, tuple[str, ...]]] = {
+    "compress": ("tests/compress", "tests/test_pipeline.py"),
+    "export": ("tests/export", "tests/test_pipeline.py"),
+    "kernels": ("tests/kernels", "tests/export", "tests/test_pipeline.py"),
+    "bench": ("tests/bench", "tests/test_pipeline.py"),
+    "src/tailcut": ("tests/lobby", "tests/test_pipeline.py"),
+    "scripts/docker": ("tests/scripts",),
+    "scripts/setup.sh": ("tests/scripts",),
+    "Dockerfile": ("tests/scripts",),
+    "constraints.txt": ("tests",),
+    "pyproject.toml": ("tests",),
+}
+
+
+def changed_files() -> list[str] | None:
+    """Paths that differ from the base commit; None when there is no base to compare with."""
+    base = _git("merge-base", "HEAD", "origin/main") or _git("merge-base", "HEAD", "main")
+    if base == _git("rev-parse", "HEAD"):
+        base = _git("rev-parse", "--verify", "HEAD~1")
+    return _git("diff", "--name-only", base).split("\n") if base else None
+
+
+def covering(files: Iterable[str]) -> list[str]:
+    """Test paths (existing ones, none inside another) that cover the given files or are among them."""
+    wanted: set[str] = set()
+    for file in files:
+        for prefix, tests in COVERS.items():
+            if file == prefix or file.startswith(f"{prefix}/"):
+                wanted.update(tests)
+        if file.startswith("tests/") and Path(file).name.startswith("test_"):
+            wanted.add(file)
+    present = {path for path in wanted if (ROOT / path).exists()}
+    return sorted(path for path in present if not any(path.startswith(f"{other}/") for other in present))
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def main() -> None:
+    files = sys.argv[1:] or changed_files()
+    for path in ["tests"] if files is None else covering(files):
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

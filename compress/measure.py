@@ -57,6 +57,7 @@ def measure(
         report("measure", done, len(linears), linear.name)
         spectrum = significant(cached_eigenvalues(read_weight(checkpoint, linear), where, cache))
         spectra[linear.name] = spectrum
+        checkpoint.release()
         layers.append(LayerScore(linear.name, linear.block, linear.shape, _values(linear, spectrum, fits)))
     report("measure", len(linears), len(linears))
     how = {

@@ -19,8 +19,8 @@ from tailcut.compress.metrics import Spectrum, TailFit
 from tailcut.errors import InputError
 
 MIN_EIGENVALUES: Final = 3
-# no published LLaMA or Llama-2 value passes 11.3; beyond this alpha only says that there is no tail
-LARGEST_ALPHA: Final = 20.0
+# the largest value AlphaPruning publishes for LLaMA and Llama-2 is 11.3; beyond, alpha only says "no tail"
+LARGEST_ALPHA: Final = 12.0
 _BINS: Final = 100
 _CHUNK_ELEMENTS: Final = 1 << 19  # 4 MB of float64 a temporary: stays in cache
 

@@ -115,6 +115,11 @@ class Checkpoint:
             raise InputError(f"{name}: holds NaN or infinite weights; repair or re-download {self._file_of(name)}")
         return array
 
+    def release(self) -> None:
+        """Let go of mapped pages that were read: they count as resident. Arrays stay valid and are read again."""
+        for mapped in self._maps.values():
+            mapped.madvise(mmap.MADV_DONTNEED)
+
     def fingerprint(self) -> str:
         """sha256 over config and weight files: what this model is."""
         digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())

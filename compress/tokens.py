@@ -1,0 +1,32 @@
+"""A model's own tokenizer, loaded from its directory and from nowhere else."""
+
+from pathlib import Path
+from typing import Any, Final
+
+from tailcut.errors import InputError
+
+# any one of these makes a directory's tokenizer
+_TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+
+
+def load_tokenizer(model_dir: Path) -> Any:  # noqa: ANN401  (transformers' tokenizers share no typed base)
+    """The tokenizer of a Hugging Face directory; no download, no remote code."""
+    if not any((model_dir / name).is_file() for name in _TOKENIZER_FILES):
+        raise InputError(f"{model_dir}: no tokenizer (tokenizer.json); copy the tokenizer files beside the weights")
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the tokenizers library raises bare Exception for a malformed file
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{model_dir}: the tokenizer cannot be loaded ({reason})") from error
+
+
+def encode(model_dir: Path, text: str) -> tuple[list[int], int | None]:
+    """Text -> token ids without special tokens, and the begin-of-text id if the tokenizer puts one first itself."""
+    tokenizer = load_tokenizer(model_dir)
+    ids = [int(token) for token in tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]]
+    with_special = list(tokenizer("a", add_special_tokens=True)["input_ids"])
+    bos = tokenizer.bos_token_id
+    adds_bos = bos is not None and bool(with_special) and with_special[0] == bos
+    return ids, int(bos) if adds_bos else None

@@ -1,7 +1,7 @@
 """The parts of a decoder as graph fragments, shared by the dynamic and the static graph.
 
 Shapes: x [batch, sequence, hidden]; queries, keys and values [batch, sequence, heads, head_dim] until attention,
-which works on [batch, kv_heads, sequence * group, head_dim]: the query heads that share a key/value head become rows of
+which works on [batch, kv_heads, group * sequence, head_dim]: the query heads that share a key/value head become rows of
 one matrix product, so K and V are never repeated.
 """
 
@@ -29,6 +29,7 @@ class Emitter:
     linears: Linears
     spec: DecoderSpec
     primitive: bool = False
+    fixed: tuple[int, int] | None = None  # tokens and total of a static graph of batch 1
 
     def norm(self, x: str, module: str | None, size: int) -> str:
         """Normalise the last axis of x [..., size]; unchanged when the family has no norm there."""
@@ -157,7 +158,7 @@ class Emitter:
     def attention(
         self, x: str, index: int, spec: AttentionSpec, bias: str, tables: tuple[str, str] | None, cache: Cache
     ) -> str:
-        """Self-attention over the cache. bias: float32, added to scores [batch, kv_heads, sequence * group, total]."""
+        """Self-attention over the cache. bias: float32, added to scores [batch, kv_heads, group * sequence, total]."""
         graph, dims = self.graph, self.spec
         q, k, v = self.project(x, spec)
         q, k = self.norm(q, spec.q_norm, dims.head_dim), self.norm(k, spec.k_norm, dims.head_dim)
@@ -167,28 +168,34 @@ class Emitter:
         k, v = (graph.op("Transpose", part, perm=[0, 2, 1, 3]) for part in (k, v))
         keys, values = cache(index, k, v)
         scores = graph.op("MatMul", q, graph.op("Transpose", keys, perm=[0, 1, 3, 2]))
-        scores = graph.op("Add", self.softcap(scores, spec.softcap), bias)
-        mixed = graph.op("MatMul", graph.op("Softmax", scores, axis=-1), values)
+        mixed = graph.op("MatMul", self._attention_weights(self.softcap(scores, spec.softcap), bias), values)
         return self.linears.apply(self._from_groups(mixed), spec.out, dims.hidden, dims.heads * dims.head_dim)
 
     def _to_groups(self, q: str) -> str:
-        """[batch, sequence, heads, d] -> [batch, kv_heads, sequence * group, d]."""
+        """[batch, sequence, heads, d] -> [batch, kv_heads, group * sequence, d]."""
         graph, dims = self.graph, self.spec
+        turned = graph.op("Transpose", q, perm=[0, 2, 1, 3])
         if dims.group == 1:
-            return graph.op("Transpose", q, perm=[0, 2, 1, 3])
-        split = graph.op("Reshape", q, graph.constant([0, 0, dims.kv_heads, dims.group, dims.head_dim]))
-        turned = graph.op("Transpose", split, perm=[0, 2, 1, 3, 4])
+            return turned
         return graph.op("Reshape", turned, graph.constant([0, dims.kv_heads, -1, dims.head_dim]))
 
     def _from_groups(self, mixed: str) -> str:
-        """[batch, kv_heads, sequence * group, d] -> [batch, sequence, heads * d]."""
+        """[batch, kv_heads, group * sequence, d] -> [batch, sequence, heads * d]."""
         graph, dims = self.graph, self.spec
-        if dims.group == 1:
-            turned = graph.op("Transpose", mixed, perm=[0, 2, 1, 3])
-        else:
-            split = graph.op("Reshape", mixed, graph.constant([0, dims.kv_heads, -1, dims.group, dims.head_dim]))
-            turned = graph.op("Transpose", split, perm=[0, 2, 1, 3, 4])
+        if dims.group > 1:
+            mixed = graph.op("Reshape", mixed, graph.constant([0, dims.heads, -1, dims.head_dim]))
+        turned = graph.op("Transpose", mixed, perm=[0, 2, 1, 3])
         return graph.op("Reshape", turned, graph.constant([0, 0, dims.heads * dims.head_dim]))
+
+    def _attention_weights(self, scores: str, bias: str) -> str:
+        """softmax(scores + bias). With fixed sizes the heads are unfolded, so that one row of bias serves a group."""
+        graph, group = self.graph, self.spec.group
+        if self.fixed is None or group == 1 or self.fixed[0] == 1:
+            return graph.op("Softmax", graph.op("Add", scores, bias), axis=-1)
+        tokens, total = self.fixed
+        unfolded = graph.op("Reshape", scores, graph.constant([1, self.spec.heads, tokens, total]))
+        weights = graph.op("Softmax", graph.op("Add", unfolded, bias), axis=-1)
+        return graph.op("Reshape", weights, graph.constant([1, self.spec.kv_heads, group * tokens, total]))
 
     def block(
         self,

@@ -66,7 +66,11 @@ def check_parity(model_dir: Path, graph: Path, *, seed: int = 0) -> Parity:
     session = onnxruntime.InferenceSession(
         str(graph), session_options(threads=None), providers=["CPUExecutionProvider"]
     )
-    parity = compare(model, Decoder(None, session=session), seed=seed)
+    return require(compare(model, Decoder(None, session=session), seed=seed), model_dir)
+
+
+def require(parity: Parity, model_dir: Path) -> Parity:
+    """The parity if it passed; InputError otherwise."""
     if not parity.passed:
         raise InputError(
             f"{model_dir}: the exported graph differs from torch by {parity.max_abs_error:.3g} (limit "
@@ -90,7 +94,7 @@ def load_torch(model_dir: Path) -> "PreTrainedModel":
         raise InputError(
             f"{model_dir}: torch cannot read packed matrices; export an unpacked directory or pass --no-check"
         )
-    disable_progress_bar()
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     logging.getLogger("transformers").setLevel(logging.ERROR)
     try:
         model = AutoModelForCausalLM.from_pretrained(
@@ -110,30 +114,31 @@ def compare(model: "PreTrainedModel", decoder: Decoder, *, seed: int = 0) -> Par
     mask = np.ones_like(tokens)
     mask[1, :_PADDING] = 0
     pairs = [*_batch(model, decoder, tokens, mask), *_single(model, decoder, tokens[:1])]
-    return _summary(pairs)
+    return summary(pairs)
 
 
 def _batch(model: "PreTrainedModel", decoder: Decoder, tokens: Ints, mask: Ints) -> list[tuple[Logits, Logits]]:
     """Left-padded prefill, then steps; both sides keep their own cache."""
-    want, cache = _torch_logits(model, tokens[:, :_PROMPT], mask[:, :_PROMPT], None)
+    want, cache = torch_logits(model, tokens[:, :_PROMPT], mask[:, :_PROMPT], None)
     got = decoder.prefill(tokens[:, :_PROMPT], mask[:, :_PROMPT])
     real = mask[:, :_PROMPT].astype(bool)
     pairs = [(got[real], want[real])]
     for end in range(_PROMPT + 1, _PROMPT + _STEPS + 1):
-        want, cache = _torch_logits(model, tokens[:, end - 1 : end], mask[:, :end], cache)
+        want, cache = torch_logits(model, tokens[:, end - 1 : end], mask[:, :end], cache)
         pairs.append((decoder.step(tokens[:, end - 1]), want[:, -1]))
     return pairs
 
 
 def _single(model: "PreTrainedModel", decoder: Decoder, tokens: Ints) -> list[tuple[Logits, Logits]]:
     """One row token by token from an empty cache against torch's single full pass."""
-    want, _ = _torch_logits(model, tokens, np.ones_like(tokens), None)
+    want, _ = torch_logits(model, tokens, np.ones_like(tokens), None)
     got = [decoder.prefill(tokens[:, :1])[:, -1]]
     got += [decoder.step(tokens[:, index]) for index in range(1, tokens.shape[1])]
     return [(step, want[:, index]) for index, step in enumerate(got)]
 
 
-def _torch_logits(model: "PreTrainedModel", tokens: Ints, mask: Ints, cache: Any) -> tuple[Logits, Any]:  # noqa: ANN401 transformers' cache
+def torch_logits(model: "PreTrainedModel", tokens: Ints, mask: Ints, cache: Any) -> tuple[Logits, Any]:  # noqa: ANN401 transformers' cache
+    """Logits of the last tokens.shape[1] positions of a row with this mask, and the cache after them."""
     import torch
 
     positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)[:, -tokens.shape[1] :]
@@ -148,7 +153,8 @@ def _torch_logits(model: "PreTrainedModel", tokens: Ints, mask: Ints, cache: Any
     return out.logits.numpy(), out.past_key_values
 
 
-def _summary(pairs: list[tuple[Logits, Logits]]) -> Parity:
+def summary(pairs: list[tuple[Logits, Logits]]) -> Parity:
+    """Parity over (got, want) pairs of logits [..., vocab]."""
     got = np.concatenate([pair[0].reshape(-1, pair[0].shape[-1]) for pair in pairs])
     want = np.concatenate([pair[1].reshape(-1, pair[1].shape[-1]) for pair in pairs])
     error = float(np.abs(got - want).max())

@@ -62,14 +62,14 @@ def _with_past(emitter: Emitter, name: str, new: str) -> str:
 def _biases(emitter: Emitter, ids: str, mask: str) -> dict[int | None, str]:
     """One additive bias per window in use: 0 where a query may look, float32's minimum elsewhere.
 
-    Shape [batch, 1, sequence * group, total]; row r belongs to the query at sequence position r // group.
+    Shape [batch, 1, group * sequence, total]; row r belongs to the query at sequence position r mod sequence.
     """
     graph, group = emitter.graph, emitter.spec.group
     op, integer = graph.op, graph.constant
     sequence = op("Squeeze", op("Shape", ids, start=1, end=2))
     total = op("Squeeze", op("Shape", mask, start=1, end=2))
     rows = op("Range", integer(0), op("Mul", sequence, integer(group)), integer(1))
-    place = rows if group == 1 else op("Div", rows, integer(group))
+    place = rows if group == 1 else op("Mod", rows, sequence)
     query = op("Unsqueeze", op("Add", place, op("Sub", total, sequence)), integer([1]))
     key = op("Range", integer(0), total, integer(1))
     real = op("Unsqueeze", op("Cast", mask, to=onnx.TensorProto.BOOL), integer([1, 2]))

@@ -57,9 +57,11 @@ class DataFile:
         return tensor
 
     def _append(self, name: str, data: npt.NDArray[Any]) -> TensorProto:
-        place = -(-self._stream.tell() // _ALIGNMENT) * _ALIGNMENT
-        self._stream.write(b"\0" * (place - self._stream.tell()))
-        self._stream.write(memoryview(data.reshape(-1).view(np.uint8)))
+        end = self._stream.tell()
+        place = -(-end // _ALIGNMENT) * _ALIGNMENT
+        self._stream.write(b"\0" * (place - end))
+        self._stream.flush()  # tofile writes past Python's buffer
+        data.tofile(self._stream)
         tensor = TensorProto(name=name, dims=data.shape, data_type=_onnx_type(data))
         tensor.data_location = TensorProto.EXTERNAL
         for key, value in (("location", self._path.name), ("offset", place), ("length", data.nbytes)):

@@ -46,7 +46,7 @@ def dense_matmul(graph: Graph, x: str, module: str, matrix: Array) -> str:
 
 def sparse_matmul(graph: Graph, x: str, module: str, packed: Packed) -> str:
     """x [..., in] @ W^T with W stored without its zeros."""
-    parts = (packed.values, packed.mask, np.asarray(packed.shape, np.int64))
+    parts: tuple[Array, ...] = (packed.values, packed.mask, np.asarray(packed.shape, np.int64))
     names = [graph.weight(f"{module}.weight.{part}", array) for part, array in zip(PARTS, parts, strict=True)]
     return graph.op(SPARSE_MATMUL, x, *names, name=module, domain=DOMAIN)
 

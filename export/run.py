@@ -39,6 +39,7 @@ SIDE_FILES: Final = (
     "tokenizer.model",
     "chat_template.jinja",
 )
+Details = Mapping[str, str | int | float | bool | None]
 _STAGES: Final = ("build", "check structure", "compare with torch", "hash")
 
 
@@ -136,7 +137,7 @@ def package_manifest(
     source: Source,
     directory: Path,
     realised: Mapping[str, RealisedLayer],
-    details: Mapping[str, str | int | float | bool | None],
+    details: Details,
 ) -> Manifest:
     """The manifest of a finished package directory."""
     before = source.manifest

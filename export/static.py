@@ -1,0 +1,198 @@
+"""The static-shape variant for DeepSparse 1.8: two graphs, decode.onnx and prefill.onnx, over one data file.
+
+DeepSparse runs a graph on its sparse engine only if every shape is fixed, and hands back to plain ONNX Runtime whatever
+it does not know, silently. So: opset 17, IR 8, batch 1, rotary embedding looked up in a table (it splits on Cos and Sin),
+norms and GELU in basic ops, attention bias as an input, float32 dense weights (it finds the zeros itself).
+
+    decode.onnx   input_ids, position_ids int64 [1, 1], attention_bias float32 [1, 1, 1, context],
+                  past_key_values.{i}.key / .value [1, kv_heads, context - 1, head_dim]
+                  -> logits [1, 1, vocab], new.{i}.key / .value [1, kv_heads, 1, head_dim]
+    prefill.onnx  input_ids, position_ids [1, prompt], attention_bias [1, 1, prompt, prompt]
+                  -> logits [1, prompt, vocab], new.{i}.key / .value [1, kv_heads, prompt, head_dim]
+
+The bias is 0 or a large negative number; decode's last column is the new token. New keys are already rotated, so the caller
+may keep them in any slot of its cache.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from tailcut.errors import InputError
+from tailcut.export.blocks import Emitter
+from tailcut.export.graph import DATA_NAME, DataFile, Graph
+from tailcut.export.layouts import Linears
+from tailcut.export.run import (
+    Details,
+    Source,
+    check_structure,
+    copy_side_files,
+    open_source,
+    package_manifest,
+    write_model,
+)
+from tailcut.export.spec import DecoderSpec, Rotary
+from tailcut.export.static_check import check_static
+from tailcut.files import new_directory
+from tailcut.manifest import Manifest, RealisedLayer, write_manifest
+from tailcut.progress import Reporter, silent
+
+OPSET: Final = 17
+IR_VERSION: Final = 8
+DECODE_NAME: Final = "decode.onnx"
+PREFILL_NAME: Final = "prefill.onnx"
+_STAGES: Final = ("build", "check structure", "compare with torch", "hash")
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The fixed sizes: `tokens` new ones in a run after `past` cached ones."""
+
+    tokens: int
+    past: int
+    context: int  # rows of the rotary tables
+
+
+def export_deepsparse(
+    model_dir: Path,
+    out: Path,
+    *,
+    context: int,
+    prompt: int,
+    check: bool = True,
+    overwrite: bool = False,
+    report: Reporter = silent,
+) -> Manifest:
+    """Write the static variant `out`; InputError where DeepSparse or the sizes cannot take the model."""
+    source = open_source(model_dir)
+    check_sizes(source.spec, context, prompt)
+    with new_directory(out, overwrite=overwrite) as directory:
+        report("export static", 0, len(_STAGES), _STAGES[0])
+        realised = _write(source, directory, context, prompt)
+        report("export static", 1, len(_STAGES), _STAGES[1])
+        for name in (DECODE_NAME, PREFILL_NAME):
+            check_structure(directory / name)
+        report("export static", 2, len(_STAGES), _STAGES[2])
+        parity = check_static(model_dir, directory / PREFILL_NAME, directory / DECODE_NAME).details() if check else {}
+        report("export static", 3, len(_STAGES), _STAGES[3])
+        copy_side_files(model_dir, directory)
+        details: Details = {
+            "variant": "deepsparse",
+            "layout": "dense",
+            "opset": OPSET,
+            "context": context,
+            "prompt": prompt,
+        }
+        manifest = package_manifest(source, directory, realised, dict(details) | {"checked": check} | parity)
+        write_manifest(manifest, directory)
+    report("export static", len(_STAGES), len(_STAGES), str(out))
+    return manifest
+
+
+def check_sizes(spec: DecoderSpec, context: int, prompt: int) -> None:
+    """InputError unless prompt < context <= what the model and fixed tables can express."""
+    if not 1 <= prompt < context:
+        raise InputError(f"the prompt must have at least 1 and fewer than context={context} tokens, got {prompt}")
+    if context > spec.max_positions:
+        raise InputError(f"a context of {context} tokens passes the model's {spec.max_positions} positions")
+    windows = [block.attention.window for block in spec.blocks if block.attention.window is not None]
+    if windows and min(windows) < context:
+        raise InputError(
+            f"the static variant has no sliding window: choose a context of at most {min(windows)} tokens, got {context}"
+        )
+    switches = [rotary.original_length for rotary in _rotaries(spec) if rotary.long_frequencies]
+    if switches and min(switches) < context:
+        raise InputError(
+            f"the static variant cannot switch LongRoPE factors: choose a context of at most {min(switches)} tokens, "
+            f"got {context}"
+        )
+
+
+def _write(source: Source, directory: Path, context: int, prompt: int) -> dict[str, RealisedLayer]:
+    realised: dict[str, RealisedLayer] = {}
+    with DataFile(directory / DATA_NAME) as data:
+        for name, window in (
+            (DECODE_NAME, Window(1, context - 1, context)),
+            (PREFILL_NAME, Window(prompt, 0, context)),
+        ):
+            graph = Graph(data, OPSET)
+            plans = {key: layer.plan for key, layer in source.manifest.layers.items()} if source.manifest else {}
+            linears = Linears(graph, source.weights, "dense", plans)
+            fixed = (window.tokens, window.past + window.tokens)
+            emitter = Emitter(graph, source.weights, linears, source.spec, primitive=True, fixed=fixed)
+            write_model(build_static(emitter, window), directory / name)
+            realised |= linears.realised
+    return {name: realised[name] for name in source.spec.linears}
+
+
+def build_static(emitter: Emitter, window: Window) -> onnx.ModelProto:
+    """One graph of fixed shape."""
+    graph, spec = emitter.graph, emitter.spec
+    graph.scope = "inputs"
+    ids = graph.input("input_ids", np.int64, [1, window.tokens])
+    positions = graph.input("position_ids", np.int64, [1, window.tokens])
+    bias = graph.input("attention_bias", np.float32, [1, 1, window.tokens, window.past + window.tokens])
+    x = emitter.embed(ids, positions)
+    biases = {block.attention.window: bias for block in spec.blocks}
+    tables = {
+        rotary: _tables(graph, f"rotary/{number}", rotary, positions, window.context)
+        for number, rotary in enumerate(_rotaries(spec))
+    }
+    fresh: list[tuple[str, str]] = []
+
+    def cache(index: int, key: str, value: str) -> tuple[str, str]:
+        fresh.append((key, value))
+        if not window.past:
+            return key, value
+        return _with_past(emitter, index, "key", key, window), _with_past(emitter, index, "value", value, window)
+
+    for index in range(len(spec.blocks)):
+        x = emitter.block(x, index, biases, tables, cache)
+    logits = emitter.softcap(_head(emitter, emitter.finish(x)), spec.final_softcap)
+    graph.output("logits", logits, [1, window.tokens, spec.vocab])
+    for index, pair in enumerate(fresh):
+        for part, value in zip(("key", "value"), pair, strict=True):
+            graph.output(f"new.{index}.{part}", value, [1, spec.kv_heads, window.tokens, spec.head_dim])
+    return graph.model(f"{spec.family} static decoder", IR_VERSION)
+
+
+def _with_past(emitter: Emitter, index: int, part: str, new: str, window: Window) -> str:
+    shape = [1, emitter.spec.kv_heads, window.past, emitter.spec.head_dim]
+    past = emitter.graph.input(f"past_key_values.{index}.{part}", np.float32, shape)
+    return emitter.graph.op("Concat", past, new, axis=2)
+
+
+def _rotaries(spec: DecoderSpec) -> list[Rotary]:
+    found = dict.fromkeys(block.attention.rotary for block in spec.blocks)
+    return [rotary for rotary in found if rotary is not None]
+
+
+def _tables(graph: Graph, name: str, rotary: Rotary, positions: str, rows: int) -> tuple[str, str]:
+    """cos and signed sin of the positions, [1, tokens, 1, channels], gathered from tables of `rows` positions."""
+    angles = np.arange(rows, dtype=np.float32)[:, None] * np.asarray(rotary.inverse_frequencies, np.float32)
+    cos, sin = (function(angles) * np.float32(rotary.scale) for function in (np.cos, np.sin))
+    made = (np.concatenate([cos, cos], 1), np.concatenate([-sin, sin], 1))
+    return _looked_up(graph, f"{name}/cos", made[0], positions), _looked_up(graph, f"{name}/sin", made[1], positions)
+
+
+def _looked_up(graph: Graph, name: str, table: npt.NDArray[np.float32], positions: str) -> str:
+    rows = graph.op("Gather", graph.weight(name, table), positions, axis=0)
+    return graph.op("Unsqueeze", rows, graph.constant([2]))
+
+
+def _head(emitter: Emitter, x: str) -> str:
+    """Logits; a tied head is written out, because the engine packs MatMul weights and not a shared embedding."""
+    graph, spec = emitter.graph, emitter.spec
+    name = f"{spec.head}.weight"
+    if not spec.tied:
+        return emitter.linears.apply(x, spec.head, spec.vocab, spec.width)
+    if name in graph.data:
+        graph.tensors[name] = graph.data.known(name)
+        return graph.op("MatMul", x, name, name=spec.head)
+    return graph.op(
+        "MatMul", x, graph.weight(name, emitter.weights.table(spec.embedding, spec.width).T), name=spec.head
+    )

@@ -89,9 +89,7 @@ class Checkpoint:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of one tensor, without reading it (a packed matrix stores it as a tiny tensor)."""
-        if name in self._packed:
-            return tuple(int(size) for size in self._view(f"{name}.shape"))
-        return self._info(name).shape
+        return self._packed_shape(name) if name in self._packed else self._info(name).shape
 
     def dtype(self, name: str) -> np.dtype[Any]:
         """Stored dtype of one tensor."""
@@ -101,12 +99,8 @@ class Checkpoint:
         """One tensor as a read-only array: a view of the file, or the unpacked matrix."""
         if name not in self._packed:
             return self._view(name)
-        shape = self.shape(name)
-        if len(shape) != 2:
-            raise InputError(f"{self.directory}: packed tensor {name} has shape {shape}, only matrices are packed")
-        mask = self._view(f"{name}.bitmask")
-        packed = Packed(self._view(f"{name}.compressed"), mask.astype(np.uint8, copy=False), (shape[0], shape[1]))
-        return unpack(packed)
+        shape = self._packed_shape(name)
+        return unpack(Packed(self._view(f"{name}.compressed"), self._view(f"{name}.bitmask").view(np.uint8), shape))
 
     def read_finite(self, name: str) -> Array:
         """Like `read`, refusing NaN and infinity, which would poison every later stage silently."""
@@ -137,6 +131,20 @@ class Checkpoint:
         if info is None:
             raise InputError(f"{self.directory}: no tensor named {name}; the checkpoint does not fit its config")
         return info
+
+    def _packed_shape(self, name: str) -> tuple[int, int]:
+        """(rows, columns) of a packed matrix, refused unless the mask that is really there has that size."""
+        stated, mask = self._info(f"{name}.shape"), self._info(f"{name}.bitmask")
+        if (stated.dtype, stated.shape) != ("I64", (2,)) or mask.dtype != "U8":
+            raise InputError(
+                f"{stated.file}: packed tensor {name} needs an int64 shape of two numbers and a uint8 mask"
+            )
+        rows, columns = (int(size) for size in self._view(f"{name}.shape"))
+        if rows < 0 or columns < 0 or mask.shape != (rows, (columns + 7) // 8):
+            raise InputError(
+                f"{stated.file}: packed tensor {name} claims {rows} x {columns}, its mask of {mask.shape} says otherwise"
+            )
+        return rows, columns
 
     def _file_of(self, name: str) -> Path:
         return self._info(f"{name}.compressed" if name in self._packed else name).file

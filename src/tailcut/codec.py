@@ -36,8 +36,8 @@ def to_json(value: object) -> str:
 def from_json(kind: type[T], text: str | bytes, source: str = "input") -> T:
     """JSON text -> a value of `kind`; InputError names the source and the field that is wrong."""
     try:
-        data = json.loads(text)
-    except (ValueError, UnicodeDecodeError) as error:
+        data = json.loads(text, parse_constant=_no_such_number)
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{source}: not valid JSON ({error})") from error
     _check_head(kind, data, source)
     return parse(kind, {key: item for key, item in data.items() if key not in ("schema", "schema_version")}, source)
@@ -72,6 +72,10 @@ def load(kind: type[T], path: Path) -> T:
 def json_schema(kind: type[Any]) -> dict[str, Any]:
     """The published JSON schema of a value."""
     return _adapter(kind).json_schema()
+
+
+def _no_such_number(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")  # Python's reader would take NaN and Infinity
 
 
 def _version(kind: type[Any]) -> int:

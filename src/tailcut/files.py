@@ -48,10 +48,10 @@ def new_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
     Raises InputError when `path` exists with content and `overwrite` is false.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path)  # first: it may put back an output that a killed run had moved aside
     if not overwrite:
         require_absent(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sweep(path)
     temporary = path.with_name(f"{path.name}{_TMP}{os.getpid()}")
     temporary.mkdir()
     try:

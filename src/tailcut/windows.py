@@ -8,6 +8,7 @@ token is put at the start of every window. A last partial window is dropped.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -50,8 +51,9 @@ def read_text(path: Path, limit_chars: int | None = None) -> EvalText:
 
 
 def _rows(content: str) -> list[str]:
-    # load_dataset("wikitext", ...) yields one row a line with its newline kept and blank lines as ''.
-    return ["" if not line.strip() else line + "\n" for line in content.split("\n")]
+    # load_dataset("wikitext", ...) yields one row a line with its newline kept and blank lines as ''. Only \n ends
+    # a line, and nothing follows the last one.
+    return [line if line.strip() else "" for line in StringIO(content, newline="\n")]
 
 
 def _json_documents(content: str, path: Path) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 from zipfile import BadZipFile
 
 import numpy as np
@@ -24,7 +24,9 @@ from tailcut.errors import InputError
 from tailcut.files import write_file
 from tailcut.progress import Reporter, silent
 
-METRICS_PACKAGE = "tailcut.compress.metrics"
+METRICS_PACKAGE: Final = "tailcut.compress.metrics"
+# what zipfile and numpy raise for a damaged archive; RuntimeError: a flipped flag reads as encrypted or too new
+_DAMAGED: Final = (OSError, ValueError, EOFError, BadZipFile, AttributeError, TypeError, RuntimeError, KeyError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ def load_spectra(path: Path) -> dict[str, Eigenvalues]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             loaded = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, BadZipFile, AttributeError, TypeError) as error:
+    except _DAMAGED as error:
         raise InputError(f"{path}: not a spectra file, or a damaged one ({error}); measure the model again") from error
     for name, values in loaded.items():
         if values.dtype != np.float64 or values.ndim != 1:

@@ -30,8 +30,8 @@ def checked(eigenvalues: Spectrum) -> Spectrum:
     values = np.asarray(eigenvalues, np.float64)
     if values.ndim != 1 or values.size < MIN_EIGENVALUES:
         raise InputError(f"a tail needs at least {MIN_EIGENVALUES} eigenvalues above rounding error, got {values.size}")
-    if not (np.isfinite(values[-1]) and values[0] > 0.0):
-        raise InputError(f"eigenvalues must be positive and finite, got {values[0]:g} to {values[-1]:g}")
+    if not (np.isfinite(values).all() and values.min() > 0.0):
+        raise InputError(f"eigenvalues must be positive and finite, got {values.min():g} to {values.max():g}")
     if np.any(np.diff(values) < 0.0):
         raise InputError("eigenvalues must be in ascending order")
     return values

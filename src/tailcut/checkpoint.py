@@ -10,6 +10,7 @@ import hashlib
 import json
 import mmap
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from safetensors.numpy import save_file
 
 from tailcut.bitmask import Array, Packed, pack, unpack
 from tailcut.errors import InputError
-from tailcut.files import flat_name, full_disk_is_clear
+from tailcut.files import NO_SPACE, disk_full, flat_name, full_disk_is_clear
 
 DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
     "F64": np.dtype(np.float64),
@@ -86,6 +87,10 @@ class Checkpoint:
     def files(self) -> tuple[Path, ...]:
         """The safetensors files, sorted."""
         return tuple(sorted({info.file for info in self._stored.values()}))
+
+    def names_in(self, file: Path) -> tuple[str, ...]:
+        """The logical names whose values lie in one of `files`, sorted."""
+        return tuple(name for name in self.names if self._file_of(name) == file)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of one tensor, without reading it (a packed matrix stores it as a tiny tensor)."""
@@ -188,7 +193,25 @@ def write_shard(path: Path, tensors: Mapping[str, Array]) -> None:
             with path.open("rb") as stream:
                 os.fsync(stream.fileno())
     except SafetensorError as error:
+        # the library wraps the system's error in its own; only its text says which one it was
+        number = re.search(r"os error (\d+)", str(error))
+        if number is not None and int(number[1]) in NO_SPACE:
+            raise disk_full(path) from error
         raise InputError(f"{path}: cannot write the shard ({error})") from error
+
+
+def read_shard(path: Path) -> dict[str, Array]:
+    """Every tensor of one safetensors file under its stored name, as read-only views of the mapped file."""
+    header = _read_header(path)
+    with path.open("rb") as stream:
+        mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    tensors: dict[str, Array] = {}
+    for name, info in header.items():
+        dtype = DTYPES[info.dtype]
+        count = (info.stop - info.start) // dtype.itemsize
+        flat = np.frombuffer(mapped, dtype, count, info.start) if count else np.zeros(0, dtype)
+        tensors[name] = flat.reshape(info.shape)
+    return tensors
 
 
 def packed_tensors(name: str, dense: Array) -> dict[str, Array]:

@@ -16,6 +16,7 @@ from tailcut.errors import InputError, MissingEnvironmentError
 
 _TMP = ".tmp-"
 _CHUNK = 1 << 22
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def sha256_file(path: Path) -> str:
@@ -113,7 +114,7 @@ def full_disk_is_clear(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in NO_SPACE:
             raise disk_full(path) from error
         raise
 

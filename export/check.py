@@ -130,11 +130,14 @@ def _batch(model: "PreTrainedModel", decoder: Decoder, tokens: Ints, mask: Ints)
 
 
 def _single(model: "PreTrainedModel", decoder: Decoder, tokens: Ints) -> list[tuple[Logits, Logits]]:
-    """One row token by token from an empty cache against torch's single full pass."""
-    want, _ = torch_logits(model, tokens, np.ones_like(tokens), None)
-    got = [decoder.prefill(tokens[:, :1])[:, -1]]
-    got += [decoder.step(tokens[:, index]) for index in range(1, tokens.shape[1])]
-    return [(step, want[:, index]) for index, step in enumerate(got)]
+    """One row token by token from an empty cache. Torch steps too: LongRoPE keeps early keys as they were made."""
+    pairs, cache = [], None
+    for end in range(1, tokens.shape[1] + 1):
+        last = tokens[:, end - 1 : end]
+        want, cache = torch_logits(model, last, np.ones((1, end), np.int64), cache)
+        got = decoder.prefill(last)[:, -1] if end == 1 else decoder.step(last[:, 0])
+        pairs.append((got, want[:, -1]))
+    return pairs
 
 
 def torch_logits(model: "PreTrainedModel", tokens: Ints, mask: Ints, cache: Any) -> tuple[Logits, Any]:  # noqa: ANN401 transformers' cache

@@ -1,6 +1,6 @@
 """Reading a model's config: values with clear errors, old and new spellings of rotary settings."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tailcut.errors import InputError
@@ -52,15 +52,14 @@ def rope_settings(config: Config, layer_type: str | None = None) -> dict[str, An
     return merged
 
 
-def sliding_windows(config: Config, layers: int, *, window: int | None, every: str) -> tuple[int | None, ...]:
-    """The window of each layer: from `layer_types` when the config lists them, else the rule `every`.
-
-    `every` is "all" (each layer slides) or "none".
-    """
+def sliding_windows(
+    config: Config, layers: int, *, window: int | None, every: Callable[[int], bool]
+) -> tuple[int | None, ...]:
+    """The window of each layer: from `layer_types` when the config lists them, else where `every(index)` says so."""
     kinds = config.get("layer_types")
     if isinstance(kinds, list) and len(kinds) == layers:
         unknown = sorted(set(map(str, kinds)) - {"sliding_attention", "full_attention"})
         if unknown:
             raise InputError(f"config.json: layer type {unknown[0]!r} is not exported; full and sliding attention are")
         return tuple(window if kind == "sliding_attention" else None for kind in kinds)
-    return (window if every == "all" else None,) * layers
+    return tuple(window if every(index) else None for index in range(layers))

@@ -3,13 +3,32 @@
 from collections.abc import Sequence
 from typing import Any
 
-from tailcut.export.settings import Config, number, positive
+from tailcut.export.settings import Config, number, positive, sliding_windows
 from tailcut.export.spec import AttentionSpec, BlockSpec, DecoderSpec, MlpSpec, Norm, Rotary
 
 
 def head_dim(config: Config) -> int:
     """Channels of one head; hidden / heads unless the config says otherwise."""
     return positive(config, "head_dim", positive(config, "hidden_size") // positive(config, "num_attention_heads"))
+
+
+def window(config: Config) -> int | None:
+    """The sliding window in tokens; None when the config says null or 0."""
+    return positive(config, "sliding_window") if config.get("sliding_window") else None
+
+
+def always(index: int) -> bool:
+    """Every block slides."""
+    return True
+
+
+def qwen_windows(config: Config) -> tuple[int | None, ...]:
+    """Qwen's windows: none unless `use_sliding_window`, and then from block `max_window_layers` on."""
+    seen = window(config) if config.get("use_sliding_window") else None
+    first = int(number(config, "max_window_layers", 28))
+    return sliding_windows(
+        config, positive(config, "num_hidden_layers"), window=seen, every=lambda index: index >= first
+    )
 
 
 def attention(
@@ -57,6 +76,7 @@ def decoder(
     family: str,
     blocks: Sequence[BlockSpec],
     *,
+    width: int | None = None,
     offset: float = 0.0,
     tied: bool = False,
     **extra: Any,  # noqa: ANN401 fields of DecoderSpec
@@ -69,7 +89,7 @@ def decoder(
         hidden=positive(config, "hidden_size"),
         heads=heads,
         kv_heads=positive(config, "num_key_value_heads", heads),
-        head_dim=head_dim(config),
+        head_dim=width or head_dim(config),
         intermediate=positive(config, "intermediate_size"),
         vocab=positive(config, "vocab_size"),
         max_positions=positive(config, "max_position_embeddings"),

@@ -31,14 +31,14 @@ class Accumulator:
     def __init__(
         self, columns: int, needs: Needs, device: torch.device | str = "cpu", hessian_dtype: torch.dtype = torch.float32
     ) -> None:
-        self._sequences = 0
+        self.sequences = 0
         self._energy = torch.zeros(columns, dtype=torch.float64, device=device) if needs != "nothing" else None
         self._gram = torch.zeros(columns, columns, dtype=hessian_dtype, device=device) if needs == "hessian" else None
 
     def add(self, inputs: Tensor, sequences: int) -> None:
         """Add the tokens of `sequences` sequences; inputs [..., in], any float dtype."""
         rows = inputs.detach().flatten(0, -2).float()
-        self._sequences += sequences
+        self.sequences += sequences
         if self._energy is not None:
             # float32 squares, float64 sum: the sum runs over every token and must not lose the small ones
             self._energy += rows.square().sum(0, dtype=torch.float64)
@@ -49,7 +49,7 @@ class Accumulator:
 
     def result(self) -> Statistics:
         """The statistics so far; a linear that saw nothing has zeros."""
-        count = max(1, self._sequences)
+        count = max(1, self.sequences)
         energy = None if self._energy is None else (self._energy / count).float()
         hessian = None if self._gram is None else self._gram * (2.0 / count)
         return Statistics(energy, hessian)

@@ -1,0 +1,101 @@
+"""Bitmask-packed model directories: smaller on disk, read back exactly.
+
+`pack` stores each cut matrix as its non-zero values and one bit a weight; `unpack` is the exact inverse. Only
+tailcut reads a packed directory. So that transformers refuses it instead of inventing the missing matrices,
+its config.json carries a quantisation method that transformers does not know; `unpack` takes it out again.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from tailcut.bitmask import Array
+from tailcut.checkpoint import Checkpoint, packed_tensors, read_config, write_index, write_shard
+from tailcut.compress.companions import copy_companions
+from tailcut.compress.discovery import find_linears
+from tailcut.errors import InputError
+from tailcut.files import new_directory
+from tailcut.manifest import Manifest, file_entries, try_manifest, write_manifest
+from tailcut.progress import Reporter, silent
+
+METHOD: Final = "tailcut-bitmask"
+PACK_BELOW: Final = 0.9  # a matrix is packed if that saves a tenth of its bytes
+
+
+def pack(model_dir: Path, out: Path, *, report: Reporter = silent) -> None:
+    """Plain directory -> packed directory. Every matrix that gets smaller by it is packed, the rest is copied."""
+    if is_packed(model_dir):
+        raise InputError(f"{model_dir}: already packed")
+    with new_directory(out) as directory:
+        pack_into(model_dir, directory, report=report)
+
+
+def unpack(model_dir: Path, out: Path, *, report: Reporter = silent) -> None:
+    """Packed directory -> plain directory that any `from_pretrained` loads, bit for bit what was packed."""
+    if not is_packed(model_dir):
+        raise InputError(f"{model_dir}: not a packed model directory; nothing to unpack")
+    with new_directory(out) as directory:
+        _rewrite(model_dir, directory, packing=False, report=report)
+
+
+def pack_into(model_dir: Path, directory: Path, *, report: Reporter = silent) -> None:
+    """`pack` into an existing empty directory."""
+    _rewrite(model_dir, directory, packing=True, report=report)
+
+
+def is_packed(model_dir: Path) -> bool:
+    """Whether config.json says that the weights are bitmask-packed."""
+    stated = read_config(model_dir).get("quantization_config")
+    return isinstance(stated, dict) and stated.get("quant_method") == METHOD
+
+
+def plain_config(source: Path, directory: Path) -> None:
+    """The config.json of a packed directory as it was before packing."""
+    _write_config(source, directory, packing=False)
+
+
+def packed_form(name: str, array: Array) -> dict[str, Array]:
+    """The tensors that store a matrix: packed if that is worth it, else itself under its own name."""
+    if array.ndim != 2:
+        return {name: array}
+    parts = packed_tensors(name, array)
+    small = sum(part.nbytes for part in parts.values()) < PACK_BELOW * array.nbytes
+    return parts if small else {name: array}
+
+
+def _rewrite(source: Path, directory: Path, *, packing: bool, report: Reporter) -> None:
+    checkpoint = Checkpoint(source)
+    cut = frozenset(linear.tensor for linear in find_linears(checkpoint))
+    files = checkpoint.files
+    for number, shard in enumerate(files):
+        report("pack" if packing else "unpack", number, len(files), shard.name)
+        tensors: dict[str, Array] = {}
+        for name in checkpoint.names_in(shard):
+            array = checkpoint.read(name)
+            tensors |= packed_form(name, array) if packing and name in cut else {name: array}
+        write_shard(directory / shard.name, tensors)
+        checkpoint.release()
+    report("pack" if packing else "unpack", len(files), len(files))
+    copy_companions(source, directory)
+    _write_config(source, directory, packing=packing)
+    if len(files) > 1:
+        write_index(directory, [directory / shard.name for shard in files])
+    _rewrite_manifest(source, directory, packed=packing)
+
+
+def _write_config(source: Path, directory: Path, *, packing: bool) -> None:
+    config: dict[str, Any] = read_config(source)
+    if packing:
+        config["quantization_config"] = {"quant_method": METHOD, "reader": "tailcut unpack"}
+    else:
+        del config["quantization_config"]
+    (directory / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+
+
+def _rewrite_manifest(source: Path, directory: Path, *, packed: bool) -> None:
+    manifest: Manifest | None = try_manifest(source)
+    if manifest is not None:
+        details = {key: value for key, value in manifest.details.items() if key != "packed"}
+        details |= {"packed": True} if packed else {}
+        write_manifest(replace(manifest, files=file_entries(directory), details=details), directory)

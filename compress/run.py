@@ -1,0 +1,260 @@
+"""Allocation + calibration text -> a pruned model directory, block by block, durable and resumable.
+
+Block i is pruned with statistics of its dense self on inputs that the already pruned blocks 0..i-1 produced;
+then it runs again, pruned and in its stored precision, for block i+1. Every finished block is a shard on disk.
+A run that was killed replays finished blocks from their shards, forward only, so that the result is byte for
+byte that of an undisturbed run.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final, cast
+
+import numpy as np
+import torch
+import transformers
+
+from tailcut import __version__, plugins
+from tailcut.allocation import NM, Allocation
+from tailcut.checkpoint import Checkpoint, float32, read_shard, write_index
+from tailcut.compress.blocks import Stream, max_positions, open_stream
+from tailcut.compress.calibration import Calibration, CalibrationTokens, draw
+from tailcut.compress.companions import copy_companions
+from tailcut.compress.cutting import cut_block
+from tailcut.compress.discovery import Linear, linears_of_skeleton
+from tailcut.compress.journal import Journal, open_journal
+from tailcut.compress.masks import require_divisible
+from tailcut.compress.packing import is_packed, pack_into, plain_config
+from tailcut.compress.pruners import Pruner
+from tailcut.compress.resident import Weights
+from tailcut.compress.skeleton import build_skeleton
+from tailcut.compress.spectra import resolve_device
+from tailcut.errors import InputError, MissingEnvironmentError
+from tailcut.files import require_absent
+from tailcut.manifest import Manifest, RealisedLayer, file_entries, read_manifest, try_manifest, write_manifest
+from tailcut.progress import Reporter, silent
+
+PRUNERS: Final = "tailcut.compress.pruners"
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """Everything that decides the output."""
+
+    weights: Weights
+    linears: tuple[Linear, ...]
+    allocation: Allocation
+    pruner_name: str
+    pruner: Pruner
+    calibration: Calibration
+    tokens: CalibrationTokens | None  # None: the pruner needs no statistics
+    source: str  # fingerprint of the model's files
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return self.weights.checkpoint
+
+    @property
+    def blocks(self) -> int:
+        return len(self.weights.skeleton.blocks)
+
+    def shard(self, number: int) -> str:
+        """File of block `number`; the last file, number == blocks, holds everything else."""
+        return f"model-{number + 1:05d}-of-{self.blocks + 1:05d}.safetensors"
+
+    def fingerprint(self) -> str:
+        """Equal fingerprints, equal bytes."""
+        parts = {
+            "source": self.source,
+            "plans": {name: asdict(plan) for name, plan in sorted(self.allocation.plans.items())},
+            "provenance": dict(self.allocation.provenance),
+            "pruner": self.pruner_name,
+            "tokens": self.tokens.sha256 if self.tokens else None,
+            "device": self.weights.device.type,
+            "versions": [__version__, torch.__version__, transformers.__version__],
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def compress(
+    model_dir: Path,
+    allocation: Allocation,
+    out: Path,
+    *,
+    pruner: str = "wanda",
+    calibration: Calibration,
+    device: str = "auto",
+    pack: bool = False,
+    report: Reporter = silent,
+) -> Manifest:
+    """Prune the model as the allocation says and write a Hugging Face directory with a manifest to `out`.
+
+    `pack` stores the cut matrices bitmask-packed: smaller, but only tailcut reads it back (`tailcut unpack`).
+    """
+    require_absent(out)
+    job = _prepare(model_dir, allocation, pruner, calibration, device, report)
+    _require_disk(job, out, pack)
+    journal, resumed = open_journal(out, job.fingerprint())
+    if resumed:
+        done = sum(journal.has(job.shard(index)) for index in range(job.blocks))
+        report("compress", done, job.blocks, f"going on after {done} finished blocks")
+    _write_blocks(job, journal, report)
+    _write_rest(job, journal)
+    _write_companions(job, journal)
+    finished = journal.model
+    if pack:
+        finished = journal.fresh("packed")
+        pack_into(journal.model, finished, report=report)
+    manifest = read_manifest(finished)
+    journal.publish(finished)
+    return manifest
+
+
+def _prepare(
+    model_dir: Path, allocation: Allocation, pruner: str, calibration: Calibration, device: str, report: Reporter
+) -> _Job:
+    """Every check that needs no output, so that a wrong input fails before anything is written."""
+    module = cast(Pruner, plugins.load(PRUNERS, pruner))
+    where = resolve_device(device)
+    checkpoint = Checkpoint(model_dir)
+    skeleton = build_skeleton(checkpoint)
+    linears = linears_of_skeleton(checkpoint, skeleton)
+    _require_matching(allocation, linears)
+    tokens = None
+    if module.NEEDS != "nothing":
+        tokens = draw(calibration, model_dir, max_positions(skeleton.model))
+    for number, name in enumerate(checkpoint.names):
+        report("check", number + 1, len(checkpoint.names), name)
+        checkpoint.read_finite(name)
+        checkpoint.release()
+    weights = Weights(checkpoint, skeleton, where, torch.float32)
+    return _Job(weights, linears, allocation, pruner, module, calibration, tokens, checkpoint.fingerprint())
+
+
+def _require_matching(allocation: Allocation, linears: Sequence[Linear]) -> None:
+    """The allocation names exactly this model's linears, with plans that can be carried out."""
+    known = {linear.name for linear in linears}
+    for name in sorted(known ^ allocation.plans.keys()):
+        where = "the allocation has no plan for it" if name in known else "the model has no such linear"
+        raise InputError(f"{name}: {where}; allocate again from scores of this model")
+    for linear in linears:
+        plan = allocation.plans[linear.name]
+        if isinstance(plan.pattern, NM):
+            require_divisible(linear.name, linear.shape[1], plan.pattern)
+        if plan.bits is not None:
+            raise InputError(
+                f"{linear.name}: the plan asks for {plan.bits} bits; compress prunes and does not quantise"
+            )
+
+
+def _require_disk(job: _Job, out: Path, pack: bool) -> None:
+    """Room for the whole output (and the packed copy) beside what an earlier run left."""
+    checkpoint = job.checkpoint
+    size = sum(
+        checkpoint.dtype(n).itemsize * int(np.prod(checkpoint.shape(n), dtype=np.int64)) for n in checkpoint.names
+    )
+    parent = next(path for path in out.absolute().parents if path.exists())
+    earlier = sum(path.stat().st_size for path in out.with_name(f"{out.name}.work").glob("model/*"))
+    needed, free = size * (2 if pack else 1) - earlier, shutil.disk_usage(parent).free
+    if needed > free:
+        raise MissingEnvironmentError(
+            f"{out}: needs {needed / 1e6:.0f} MB, the disk has {free / 1e6:.0f} MB free; "
+            "free some space or write elsewhere"
+        )
+
+
+def _write_blocks(job: _Job, journal: Journal, report: Reporter) -> None:
+    """Every block's shard, in order; finished ones are only replayed, and only as far as a later one needs it."""
+    missing = [index for index in range(job.blocks) if not journal.has(job.shard(index))]
+    if not missing:
+        return
+    stream = _stream(job)
+    for index in range(missing[-1] + 1):
+        report("compress", index, job.blocks, f"block {index}")
+        if index in missing:
+            journal.store(
+                job.shard(index), cut_block(job.weights, index, _of(job, index), job.allocation, job.pruner, stream)
+            )
+        if stream is not None and index < missing[-1]:
+            with job.weights.block(index, read_shard(journal.model / job.shard(index))) as block:
+                stream.advance(index, block)
+    report("compress", job.blocks, job.blocks)
+
+
+def _stream(job: _Job) -> Stream | None:
+    if job.tokens is None:
+        return None
+    job.weights.load_rest()
+    return open_stream(job.weights, job.tokens.tokens)
+
+
+def _of(job: _Job, index: int) -> tuple[Linear, ...]:
+    return tuple(linear for linear in job.linears if linear.block == index)
+
+
+def _write_rest(job: _Job, journal: Journal) -> None:
+    """Embeddings, norms, head and whatever else the checkpoint holds, unchanged, in the last shard."""
+    shard = job.shard(job.blocks)
+    if journal.has(shard):
+        return
+    in_blocks = {tensor for index in range(job.blocks) for tensor in job.weights.block_tensors(index).values()}
+    journal.store(shard, {name: job.checkpoint.read(name) for name in job.checkpoint.names if name not in in_blocks})
+
+
+def _write_companions(job: _Job, journal: Journal) -> None:
+    """Index, config, tokenizer, licence and manifest. Written anew each time: they are cheap."""
+    directory, source = journal.model, job.checkpoint.directory
+    copy_companions(source, directory)
+    if is_packed(source):
+        plain_config(source, directory)
+    write_index(directory, [directory / job.shard(number) for number in range(job.blocks + 1)])
+    write_manifest(_manifest(job, directory), directory)
+
+
+def _manifest(job: _Job, directory: Path) -> Manifest:
+    earlier = try_manifest(job.checkpoint.directory)
+    return Manifest(
+        kind="model",
+        made_by=f"tailcut {__version__} compress",
+        source={"model": job.source, "name": job.checkpoint.directory.resolve().name},
+        layers=_realised(job, directory),
+        total_parameters=job.checkpoint.total_parameters(),
+        files=file_entries(directory),
+        provenance=dict(job.allocation.provenance),
+        details=_details(job),
+        notes=earlier.notes if earlier else (),
+    )
+
+
+def _realised(job: _Job, directory: Path) -> dict[str, RealisedLayer]:
+    """Zeros as counted in the written files."""
+    realised: dict[str, RealisedLayer] = {}
+    for index in range(job.blocks):
+        arrays = read_shard(directory / job.shard(index))
+        for linear in _of(job, index):
+            zeros = int(np.count_nonzero(float32(arrays[linear.tensor]) == 0.0))
+            realised[linear.name] = RealisedLayer(job.allocation.plans[linear.name], linear.shape, zeros)
+    return realised
+
+
+def _details(job: _Job) -> Mapping[str, str | int | float | bool | None]:
+    details: dict[str, str | int | float | bool | None] = {
+        "pruner": job.pruner_name,
+        "device": job.weights.device.type,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    if job.tokens is None:
+        return details
+    return details | {
+        "calibration": job.tokens.name,
+        "calibration_text_sha256": job.tokens.text_sha256,
+        "calibration_tokens_sha256": job.tokens.sha256,
+        "calibration_samples": int(job.tokens.tokens.shape[0]),
+        "calibration_seqlen": int(job.tokens.tokens.shape[1]),
+        "seed": job.calibration.seed,
+    }

@@ -54,21 +54,52 @@ class Raw:
         return tuple(tuple(block) for block in self.samples[phase])
 
 
-def measure(name: str, engine: Engine, pair: Pair, reference: Reference, report: Reporter) -> dict[Role, Raw]:
-    """Both sides' samples and evidence; WorkerError with the reason if it cannot be measured honestly."""
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a measurement gave, and why prefill is missing from it ("" when it is not)."""
+
+    raw: dict[Role, Raw]
+    prefill_reason: str
+
+
+def measure(name: str, engine: Engine, pair: Pair, reference: Reference, report: Reporter) -> Seen:
+    """Both sides' samples and evidence; WorkerError with the reason if decoding cannot be measured honestly.
+
+    Where prefill is a graph of its own, its failure does not take the decode measurement along.
+    """
     raw: dict[Role, Raw] = {"dense": Raw(), "sparse": Raw()}
-    stages: tuple[tuple[Phase, ...], ...] = tuple((phase,) for phase in PHASES) if engine.SEPARATE_PHASES else (PHASES,)
-    for phases in stages:
-        _require_memory(pair)
-        with ExitStack() as stack:
-            workers = {role: _open(stack, engine, pair, role, phases[0], raw[role]) for role in ROLES}
-            for role in ROLES:
-                _require_same_logits(name, engine, workers[role], pair, role, reference)
-            for phase in phases:
-                _run_blocks(name, phase, pair, workers, raw, report)
-            for role in ROLES:
-                raw[role].peak_rss_bytes = max(raw[role].peak_rss_bytes, workers[role].close())
-    return raw
+    if not engine.SEPARATE_PHASES:
+        _measure(name, engine, pair, raw, PHASES, reference, report)
+        return Seen(raw, "")
+    _measure(name, engine, pair, raw, ("decode",), reference, report)
+    try:
+        _measure(name, engine, pair, raw, ("prefill",), reference, report)
+    except MissingEnvironmentError as error:
+        for side in raw.values():
+            side.samples["prefill"] = []
+        return Seen(raw, str(error))
+    return Seen(raw, "")
+
+
+def _measure(
+    name: str,
+    engine: Engine,
+    pair: Pair,
+    raw: dict[Role, Raw],
+    phases: tuple[Phase, ...],
+    reference: Reference,
+    report: Reporter,
+) -> None:
+    """Fill `raw` for these phases with one worker a side."""
+    _require_memory(pair)
+    with ExitStack() as stack:
+        workers = {role: _open(stack, engine, pair, role, phases[0], raw[role]) for role in ROLES}
+        for role in ROLES:
+            _require_same_logits(name, engine, workers[role], pair, role, reference)
+        for phase in phases:
+            _run_blocks(name, phase, pair, workers, raw, report)
+        for role in ROLES:
+            raw[role].peak_rss_bytes = max(raw[role].peak_rss_bytes, workers[role].close())
 
 
 def _open(stack: ExitStack, engine: Engine, pair: Pair, role: Role, phase: Phase, raw: Raw) -> Worker:
@@ -79,8 +110,9 @@ def _open(stack: ExitStack, engine: Engine, pair: Pair, role: Role, phase: Phase
     reason = engine.refuse(evidence)
     if reason:
         raise WorkerError(f"{role} package, {phase}: {reason}")
-    raw.load_seconds += float(opened["load_seconds"])
-    raw.evidence = evidence
+    if not raw.evidence:  # decoding opens first: its load and evidence are what the result states
+        raw.load_seconds = float(opened["load_seconds"])
+        raw.evidence = evidence
     return worker
 
 

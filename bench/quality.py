@@ -127,7 +127,7 @@ def read_tokenizer(package: Path) -> Tokenizer:
     try:
         tokenizer: Tokenizer = Tokenizer.from_str(path.read_text())
     # the tokenizers library raises bare Exception for every malformed file
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         raise InputError(f"{path}: not a tokenizer file ({error})") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()

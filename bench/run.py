@@ -82,10 +82,10 @@ class Session:
             )
             if reason:
                 return replace(blank, reason=reason)
-            raw = pairing.measure(name, engine, self.pair, self.reference, self.report)
+            seen = pairing.measure(name, engine, self.pair, self.reference, self.report)
         except MissingEnvironmentError as error:
             return replace(blank, reason=str(error))
-        return self._result(blank, engine, raw, machine, bandwidth)
+        return self._result(replace(blank, prefill_reason=seen.prefill_reason), engine, seen.raw, machine, bandwidth)
 
     def reference(self, role: Role) -> npt.NDArray[np.float32]:
         """ONNX Runtime's logits float32 [1, n, vocab] of the first tokens on one package."""
@@ -112,7 +112,8 @@ class Session:
         dense, sparse = sides["dense"], sides["sparse"]
         confidence, seed = self.workload.confidence, self.workload.seed
         speedup = median_ratio(dense.decode_ms, sparse.decode_ms, confidence=confidence, seed=seed)
-        prefill = median_ratio(dense.prefill_ms, sparse.prefill_ms, confidence=confidence, seed=seed)
+        timed = bool(dense.prefill_ms and sparse.prefill_ms)
+        prefill = median_ratio(dense.prefill_ms, sparse.prefill_ms, confidence=confidence, seed=seed) if timed else None
         zeros = sum(layer.zeros for layer in self.manifests["sparse"].layers.values())
         result = replace(
             blank,
@@ -153,7 +154,7 @@ class Session:
 
 def cautions(result: EngineResult, speedup: Ratio) -> tuple[str, ...]:
     """Sentences a reader should see beside the numbers."""
-    found = []
+    found = [f"prefill was not measured: {result.prefill_reason}"] if result.prefill_reason else []
     if result.byte_ratio is not None and speedup.low > result.byte_ratio:
         found.append(
             f"the speedup {speedup.value:.2f}x is above the byte ratio {result.byte_ratio:.2f}x: "

@@ -6,6 +6,7 @@ worker wrote to stderr.
 """
 
 import os
+import re
 import select
 import signal
 import subprocess
@@ -22,7 +23,9 @@ from tailcut.bench.workers import wire
 from tailcut.errors import MissingEnvironmentError
 
 SCRIPTS = Path(__file__).resolve().parent / "workers"
-_TAIL_BYTES = 4000
+_TAIL_BYTES = 16000
+_BACKTRACE = re.compile(r"^(\d+# |\|? ?\[?[0-9a-f]{24,}|Backtrace)")
+_TELLING = re.compile(r"assert|error|exception|cannot|killed|memory", re.IGNORECASE)
 
 
 class WorkerError(MissingEnvironmentError):
@@ -139,8 +142,15 @@ class Worker:
             return ""
         size = self._stderr.seek(0, os.SEEK_END)
         self._stderr.seek(max(0, size - _TAIL_BYTES))
-        lines = [line.strip() for line in self._stderr.read().decode(errors="replace").splitlines() if line.strip()]
-        return f"; its last lines: {' | '.join(lines[-4:])}" if lines else "; it wrote nothing to stderr"
+        lines = [line.strip() for line in self._stderr.read().decode(errors="replace").splitlines()]
+        return last_words(lines)
+
+
+def last_words(lines: Sequence[str]) -> str:
+    """The lines of a dead worker's stderr that tell most: those that name an error, else the last ones."""
+    plain = [line[:300] for line in lines if line and not _BACKTRACE.match(line)]
+    telling = [line for line in plain if _TELLING.search(line)][-2:] or plain[-3:]
+    return f"; it said: {' | '.join(telling)}" if telling else "; it wrote nothing to stderr"
 
 
 def _start(launch: Launch, stderr: IO[bytes]) -> "subprocess.Popen[bytes]":

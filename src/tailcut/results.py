@@ -145,6 +145,7 @@ class EngineResult:
     sparse: Side | None = None
     decode_speedup: Ratio | None = None
     prefill_speedup: Ratio | None = None
+    prefill_reason: str = ""  # why prefill was not measured although decoding was
     byte_ratio: float | None = None  # dense over sparse bytes per token: the ceiling of a bandwidth-bound speedup
     dense_drift: float | None = None  # largest over smallest block median of the dense side: what noise alone does
     licence: str = ""  # a sentence to show beside the numbers, where the engine's licence asks for care

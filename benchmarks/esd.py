@@ -96,7 +96,9 @@ def run(model: Path) -> dict[str, Any]:
     memory.start()
     with tempfile.TemporaryDirectory() as cache:
         cold, warm = Stopwatch(), Stopwatch()
+        cpu_start = time.process_time()
         cold_s, measured = timed(lambda: measure(model, device="cpu", cache=Path(cache), report=cold))
+        cpu_s = time.process_time() - cpu_start
         peak = {"rss_bytes": peak_rss_bytes(), "anonymous_bytes": memory.peak_bytes}
         warm_s, again = timed(lambda: measure(model, device="cpu", cache=Path(cache), report=warm))
     memory.stop.set()
@@ -106,7 +108,12 @@ def run(model: Path) -> dict[str, Any]:
     size = sum(path.stat().st_size for path in model.glob("*.safetensors"))
     return {
         "model": {"parameters": measured.scores.total_parameters, "matrices": len(layers), "weights_bytes": size},
-        "seconds": {"cold_cache": cold_s, "matrices": sum(cold.seconds()), "warm_cache": warm_s},
+        "seconds": {
+            "cold_cache": cold_s,
+            "cold_cache_cpu": cpu_s,
+            "matrices": sum(cold.seconds()),
+            "warm_cache": warm_s,
+        },
         "memory_before": before,
         "memory_peak": peak,
         "per_matrix": raw,

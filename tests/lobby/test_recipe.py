@@ -1,0 +1,68 @@
+"""Recipes name things and never code: unknown keys, bad values and YAML tricks are one sentence."""
+
+from pathlib import Path
+
+import pytest
+
+from tailcut.allocation import NM, Budget
+from tailcut.errors import InputError
+from tailcut.recipe import Recipe, make_recipe, read_recipe, with_paths
+
+
+def test_defaults_make_a_whole_recipe() -> None:
+    recipe = make_recipe({"model": "m"}, "flags")
+    assert recipe.budget() == Budget(0.5, 0.99)
+    assert recipe.version == 1
+
+
+def test_flags_lie_on_top_of_the_file_and_paths_are_relative_to_it(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("model: sub/m\nsparsity: 0.6\ncalibration: mine.txt\ntext: demo\n")
+    recipe = read_recipe(tmp_path / "r.yaml", {"sparsity": 0.7})
+    assert recipe.sparsity == 0.7
+    assert recipe.model == str(tmp_path / "sub" / "m")
+    assert recipe.calibration == str(tmp_path / "mine.txt")
+    assert recipe.text == "demo"
+
+
+def test_pattern_fixes_the_budget() -> None:
+    assert make_recipe({"model": "m", "pattern": "2:4"}, "x").budget() == Budget(0.5, 0.99, NM(2, 4))
+    assert make_recipe({"model": "m", "pattern": "1:4"}, "x").budget().sparsity == 0.75
+
+
+def test_paths_become_absolute_and_names_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = with_paths(Recipe("m", calibration="datasets:c4", text="demo"))
+    assert (recipe.model, recipe.calibration, recipe.text) == (str(tmp_path / "m"), "datasets:c4", "demo")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("model: m\nsparsty: 0.5\n", r"field sparsty"),
+        ("model: m\nversion: 2\n", r"field version"),
+        ("model: m\ntrust_remote_code: true\n", r"field trust_remote_code"),
+        ("sparsity: 0.5\n", r"field model"),
+        ("model: m\nsparsity: 1.2\n", r"sparsity must be in \[0, 1\), got 1\.2"),
+        ("model: m\nsparsity: half\n", r"field sparsity"),
+        ("model: m\npattern: 24\n", r"field pattern"),
+        ("model: m\npattern: '4:2'\n", r"got 4:2"),
+        ("model: m\npruner: os.system\n", r"unknown pruner 'os\.system'; choose one of"),
+        ("model: m\nallocator: ../../x\n", r"unknown allocator"),
+        ("model: m\nengines: [tensorflow]\n", r"unknown engine 'tensorflow'"),
+        ("model: m\nsamples: 0\n", r"samples must be at least 1, got 0"),
+        ("model: m\ncontext: 64\n", r"context 64 cannot hold 64 prompt and 32 new tokens"),
+        ("model: !!python/object/apply:os.system ['true']\n", r"not valid YAML"),
+        ("model: [m\n", r"not valid YAML"),
+        ("- model\n", r"a recipe is a mapping of settings, got list"),
+        ("", r"a recipe is a mapping of settings, got NoneType"),
+    ],
+)
+def test_bad_recipes_are_one_sentence(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(InputError, match=words):
+        read_recipe(tmp_path / "r.yaml", {})
+
+
+def test_missing_recipe(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot read the recipe"):
+        read_recipe(tmp_path / "none.yaml", {})

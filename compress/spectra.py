@@ -11,6 +11,7 @@ Eigenvalues l <= m * eps * l_max are rounding error and are dropped before any l
 """
 
 import hashlib
+import logging
 import os
 from pathlib import Path
 from typing import Final
@@ -25,6 +26,7 @@ from tailcut.files import write_file
 Eigenvalues = npt.NDArray[np.float64]
 FORMAT_VERSION: Final = 1  # of a cache entry; raise it when the computation changes
 _DIGEST_BYTES: Final = 32
+_LOG: Final = logging.getLogger(__name__)
 
 
 def resolve_device(device: str) -> str:
@@ -90,21 +92,32 @@ def cached_eigenvalues(weight: Array, device: str = "cpu", cache: Path | None = 
     """`gram_eigenvalues`, read from or written to the cache directory (None: `default_cache()`).
 
     An entry is a sha256 and the float64 values it covers; a damaged one is computed again and replaced.
+    A directory that was named must be writable; without the default one the work goes on uncached.
     """
     directory = default_cache() if cache is None else cache
+    if directory is None:
+        return gram_eigenvalues(weight, device)
     entry = directory / f"{content_key(weight)}.f64"
     found = _read_entry(entry)
     if found is not None and found.size == min(weight.shape):
         return found
     values = gram_eigenvalues(weight, device)
-    _write_entry(entry, values)
+    try:
+        _write_entry(entry, values)
+    except MissingEnvironmentError as error:
+        if cache is not None:
+            raise
+        _LOG.info("going on without a spectra cache: %s", error)
     return values
 
 
-def default_cache() -> Path:
-    """`$XDG_CACHE_HOME/tailcut/spectra`, else `~/.cache/tailcut/spectra`."""
+def default_cache() -> Path | None:
+    """`$XDG_CACHE_HOME/tailcut/spectra`, else `~/.cache/tailcut/spectra`; None where there is no home directory."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "tailcut" / "spectra"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "tailcut" / "spectra"
+    except RuntimeError:  # a container's user without an entry in passwd
+        return None
 
 
 def content_key(weight: Array) -> str:

@@ -15,6 +15,8 @@ app = typer.Typer(
     name="tailcut",
     no_args_is_help=True,
     add_completion=False,
+    # rich markup would swallow "[default: ...]" in help texts and break paragraphs at every newline
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     help="Cut LLM weights layer by layer, ship a sparse ONNX package, prove it is faster, gate the release.",
 )

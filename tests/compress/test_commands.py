@@ -133,3 +133,8 @@ def test_a_bad_scores_file_exits_with_2_and_one_line(name: str, text: str | None
     assert done.stderr.count("\n") == 1
     assert name in done.stderr
     assert not (tmp_path / "a").exists()
+
+
+def test_help_shows_defaults_that_are_decided_later(run: TailcutRun) -> None:
+    text = " ".join(run("allocate", "--help").replace("│", " ").split())
+    assert "[default: 0.1 up to 50 %, 0.3 at 70 %, 0.2 from 80 % on]" in text

@@ -157,6 +157,21 @@ def test_cache_directory_that_cannot_be_made(tmp_path: Path) -> None:
         cached_eigenvalues(gaussian(3, 4), cache=tmp_path / "file" / "cache")
 
 
+def test_without_the_default_cache_the_work_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    weight = gaussian(3, 4)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file" / "cache"))
+    assert np.array_equal(cached_eigenvalues(weight), gram_eigenvalues(weight))
+
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
+    assert default_cache() is None
+    assert np.array_equal(cached_eigenvalues(weight), gram_eigenvalues(weight))
+
+
 def test_default_cache_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_cache() == tmp_path / "tailcut" / "spectra"

@@ -1,0 +1,88 @@
+"""What is in a model directory: zeros per matrix as they are on disk, and what the bitmask format would save."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from tailcut.bitmask import Array, nonzero_bits
+from tailcut.checkpoint import Checkpoint
+from tailcut.codec import FORBID_EXTRA
+from tailcut.compress.discovery import find_linears, read_weight
+from tailcut.progress import Reporter, silent
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixFacts:
+    """One prunable matrix: its plan if a manifest states one, its zeros, its bytes stored dense and bitmask-packed."""
+
+    block: int
+    shape: tuple[int, int]  # [out features, in features]
+    zeros: int
+    dense_bytes: int
+    bitmask_bytes: int
+    group: str | None  # the tightest of 2:4 and 4:8 that every group obeys, if the matrix is half zeros or more
+
+    @property
+    def sparsity(self) -> float:
+        return self.zeros / max(1, self.shape[0] * self.shape[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """A whole directory. `total_parameters` counts every stored tensor, tied weights once."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    layers: Mapping[str, MatrixFacts]
+    total_parameters: int
+    bytes_on_disk: int
+
+    @property
+    def prunable_parameters(self) -> int:
+        return sum(layer.shape[0] * layer.shape[1] for layer in self.layers.values())
+
+    @property
+    def zeros(self) -> int:
+        return sum(layer.zeros for layer in self.layers.values())
+
+    @property
+    def sparsity(self) -> float:
+        """Zeros over the linears of the decoder blocks."""
+        return self.zeros / max(1, self.prunable_parameters)
+
+    @property
+    def whole_model_sparsity(self) -> float:
+        """The same zeros over every parameter."""
+        return self.zeros / max(1, self.total_parameters)
+
+
+def inspect_directory(model_dir: Path, report: Reporter = silent) -> Inspection:
+    """Count the zeros of every prunable matrix, one matrix at a time. No manifest is needed or believed."""
+    checkpoint = Checkpoint(model_dir)
+    linears = find_linears(checkpoint)
+    layers: dict[str, MatrixFacts] = {}
+    for done, linear in enumerate(linears, 1):
+        layers[linear.name] = _facts(read_weight(checkpoint, linear), linear.block)
+        checkpoint.release()
+        report("inspect", done, len(linears), linear.name)
+    size = sum(path.stat().st_size for path in checkpoint.files)
+    return Inspection(layers, checkpoint.total_parameters(), size)
+
+
+def _facts(weight: Array, block: int) -> MatrixFacts:
+    """weight [out, in]; -0.0 is a zero of the model though the bitmask format stores it as a value."""
+    rows, columns = int(weight.shape[0]), int(weight.shape[1])
+    alive = weight.astype(np.float32) != 0
+    stored = int(np.count_nonzero(nonzero_bits(weight)))
+    # values, one bit a weight with rows padded to bytes, and two int64 tables (row offsets, shape)
+    packed = stored * weight.dtype.itemsize + rows * ((columns + 7) // 8) + 8 * rows + 16
+    return MatrixFacts(block, (rows, columns), int(alive.size - alive.sum()), weight.nbytes, packed, _group(alive))
+
+
+def _group(alive: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> str | None:
+    for keep, block in ((2, 4), (4, 8)):
+        if alive.shape[1] % block == 0 and alive.reshape(-1, block).sum(1).max(initial=0) <= keep:
+            return f"{keep}:{block}"
+    return None

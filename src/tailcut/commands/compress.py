@@ -1,0 +1,55 @@
+"""`tailcut compress`: cut a model as an allocation says."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tailcut import codec
+from tailcut.allocation import Allocation
+from tailcut.manifest import Manifest
+from tailcut.progress import console
+
+
+def command(
+    model: Annotated[Path, typer.Argument(help="A Hugging Face directory with safetensors weights.")],
+    out: Annotated[Path, typer.Option("--output", "-o", help="The pruned directory; must not exist.")],
+    allocation: Annotated[Path, typer.Option(help="What `tailcut allocate` wrote.")] = Path("allocation.json"),
+    pruner: Annotated[
+        str, typer.Option(help="magnitude (no calibration), wanda, or sparsegpt (slower, corrects what is kept).")
+    ] = "wanda",
+    calibration: Annotated[
+        str, typer.Option(help='"demo" (packaged prose), a .txt or .jsonl file, or datasets:NAME from the hub.')
+    ] = "demo",
+    samples: Annotated[int, typer.Option(help="Calibration sequences.")] = 32,
+    seqlen: Annotated[int, typer.Option(help="Tokens a calibration sequence; at most 2048.")] = 512,
+    seed: Annotated[int, typer.Option(help="Seed of the calibration windows.")] = 0,
+    device: Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")] = "auto",
+    pack: Annotated[
+        bool, typer.Option("--pack", help="Store cut matrices without their zeros; only tailcut reads that back.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON on stdout.")] = False,
+) -> None:
+    """Prune MODEL block by block and write a directory that any `from_pretrained` loads.
+
+    Only one decoder block is in memory at a time. Finished blocks are kept in OUTPUT.work: after an interruption
+    run the same command again, the result is the same byte for byte. Next: `tailcut export`.
+    """
+    from tailcut.compress.calibration import Calibration
+    from tailcut.compress.run import compress
+
+    plan = codec.load(Allocation, allocation)
+    text = Calibration(calibration, samples, seqlen, seed)
+    with console(quiet=json) as report:
+        manifest = compress(model, plan, out, pruner=pruner, calibration=text, device=device, pack=pack, report=report)
+    print(codec.to_json(manifest) if json else _summary(manifest, out, pack), end="")
+
+
+def _summary(manifest: Manifest, out: Path, packed: bool) -> str:
+    lines = [
+        f"{out}: {manifest.sparsity:.4f} of the block linears are zero, {manifest.whole_model_sparsity:.4f} of the model"
+    ]
+    if packed:
+        lines.append("packed: only tailcut reads this directory; `tailcut unpack` makes one for from_pretrained")
+    lines += [f"note: {note}" for note in manifest.notes]
+    return "\n".join(lines) + "\n"

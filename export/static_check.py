@@ -99,4 +99,6 @@ def _run(session: Any, feeds: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDAr
 
 
 def _open(path: Path) -> Any:  # noqa: ANN401 onnxruntime has no types
-    return onnxruntime.InferenceSession(str(path), session_options(threads=None), providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        str(path), session_options(threads=None, spinning=False), providers=["CPUExecutionProvider"]
+    )

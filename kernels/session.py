@@ -5,7 +5,7 @@ A bitmask package runs in any ONNX Runtime through its function bodies, but fold
 ONNX Runtime the expanded matrices and the mapped file as initializers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -77,7 +77,7 @@ def expanded(package: Package) -> tuple[onnx.ModelProto, dict[str, Array]]:
     for node in model.graph.node:
         if node.domain == DOMAIN and node.op_type == SPARSE_MATMUL:
             x, *parts = node.input
-            matrix = unpack(_packed(package, node.name, parts, tensors))
+            matrix = unpack(packed_matrix(package, node, tensors))
             name = f"{node.name}.weight"
             dense[name] = np.ascontiguousarray(matrix.T)
             used.update(parts)
@@ -94,17 +94,19 @@ def packed_matrices(package: Package) -> Iterator[tuple[str, Packed]]:
     tensors = {tensor.name: tensor for tensor in package.model.graph.initializer}
     for node in package.model.graph.node:
         if node.domain == DOMAIN and node.op_type == SPARSE_MATMUL:
-            yield node.name, _packed(package, node.name, list(node.input)[1:], tensors)
+            yield node.name, packed_matrix(package, node, tensors)
 
 
-def _packed(package: Package, name: str, parts: list[str], tensors: dict[str, onnx.TensorProto]) -> Packed:
+def packed_matrix(package: Package, node: onnx.NodeProto, tensors: Mapping[str, onnx.TensorProto]) -> Packed:
+    """The validated bitmask matrix of one SparseMatMul node; `tensors` are the graph's initializers by name."""
+    parts = list(node.input)[1:]
     if len(parts) != 3 or any(part not in tensors for part in parts):
-        raise InputError(f"{package.directory}: {name} needs values, mask and shape stored in the package")
+        raise InputError(f"{package.directory}: {node.name} needs values, mask and shape stored in the package")
     values, mask, shape = (package.array(tensors[part]) for part in parts)
     if shape.shape != (2,) or shape.dtype != np.int64:
-        raise InputError(f"{package.directory}: {name} has a shape entry of {shape.dtype} {list(shape.shape)}")
+        raise InputError(f"{package.directory}: {node.name} has a shape entry of {shape.dtype} {list(shape.shape)}")
     packed = Packed(values, mask, (int(shape[0]), int(shape[1])))
-    validate(packed, f"{package.directory}: {name}")
+    validate(packed, f"{package.directory}: {node.name}")
     return packed
 
 

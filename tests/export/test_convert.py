@@ -1,0 +1,146 @@
+"""Layouts: lossless both ways, and smaller where they promise to be."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+from tailcut.errors import InputError
+from tailcut.export.convert import convert
+from tailcut.export.functions import DOMAIN, SPARSE_MATMUL, sparse_functions
+from tailcut.export.run import export
+from tailcut.export.static import export_deepsparse
+from tailcut.kernels.decoder import Decoder
+
+Model = Callable[..., Path]
+FILES = ("model.onnx", "model.onnx.data")
+
+
+def same_bytes(one: Path, other: Path) -> bool:
+    return all((one / name).read_bytes() == (other / name).read_bytes() for name in FILES)
+
+
+def sparse_nodes(package: Path) -> list[str]:
+    model = onnx.load(package / "model.onnx", load_external_data=False)
+    return [node.name for node in model.graph.node if node.domain == DOMAIN]
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gpt_neox"])
+def test_layouts_convert_into_each_other_byte_for_byte(kind: str, sparse_model: Model, tmp_path: Path) -> None:
+    model = sparse_model(kind)
+    for layout in ("dense", "bitmask"):
+        export(model, tmp_path / layout, layout=layout, check=False)  # type: ignore[arg-type]
+    to_bitmask = convert(tmp_path / "dense", tmp_path / "b", "bitmask")
+    to_dense = convert(tmp_path / "bitmask", tmp_path / "d", "dense")
+    assert same_bytes(tmp_path / "b", tmp_path / "bitmask")
+    assert same_bytes(tmp_path / "d", tmp_path / "dense")
+    assert (to_bitmask.details["layout"], to_dense.details["layout"]) == ("bitmask", "dense")
+    assert to_bitmask.layers == to_dense.layers
+
+
+def test_minus_zero_and_odd_widths_survive(sparse_model: Model, tmp_path: Path) -> None:
+    import shutil
+
+    from safetensors.numpy import load_file, save_file
+
+    model = tmp_path / "m"
+    shutil.copytree(sparse_model("llama", hidden_size=36, head_dim=6, intermediate_size=37), model)
+    file = model / "model.safetensors"
+    tensors = {name: array.copy() for name, array in load_file(file).items()}
+    tensors["model.layers.0.mlp.down_proj.weight"][0, :3] = -0.0
+    save_file(tensors, file, {"format": "pt"})
+    export(model, tmp_path / "dense", layout="dense", check=False)
+    convert(tmp_path / "dense", tmp_path / "b", "bitmask")
+    convert(tmp_path / "b", tmp_path / "d", "dense")
+    assert same_bytes(tmp_path / "d", tmp_path / "dense")
+
+
+def test_bitmask_is_smaller_and_keeps_dense_what_would_grow(sparse_model: Model, tmp_path: Path) -> None:
+    for sparsity in (0.0, 0.7):
+        for layout in ("dense", "bitmask"):
+            export(sparse_model("llama", sparsity), tmp_path / f"{layout}{sparsity}", layout=layout, check=False)  # type: ignore[arg-type]
+    assert sparse_nodes(tmp_path / "bitmask0.0") == []
+    assert len(sparse_nodes(tmp_path / "bitmask0.7")) == 3 * 7
+    size = {name: (tmp_path / name / "model.onnx.data").stat().st_size for name in ("dense0.7", "bitmask0.7")}
+    assert size["bitmask0.7"] < size["dense0.7"]
+    assert same_bytes(tmp_path / "bitmask0.0", tmp_path / "dense0.0")
+
+
+def test_fully_zero_matrices_work(sparse_model: Model, tmp_path: Path) -> None:
+    model = sparse_model("llama", 1.0)
+    manifest = export(model, tmp_path / "p")
+    assert manifest.sparsity == 1.0
+    tokens = np.array([[1, 2, 3]])
+    plain = Decoder(None, session=session_of(tmp_path / "p", plain=True)).prefill(tokens)
+    assert np.array_equal(Decoder(tmp_path / "p", 1).prefill(tokens), plain)
+
+
+def test_every_way_to_open_a_package_gives_the_same_logits(sparse_model: Model, tmp_path: Path) -> None:
+    export(sparse_model("llama"), tmp_path / "b")
+    convert(tmp_path / "b", tmp_path / "d", "dense")
+    tokens = np.random.default_rng(0).integers(0, 258, (2, 9))
+
+    def logits(package: str, **how: bool) -> np.ndarray:  # type: ignore[type-arg]
+        return Decoder(None, session=session_of(tmp_path / package, **how)).prefill(tokens)
+
+    want = logits("d")
+    for package, how in (("b", {}), ("b", {"plain": True}), ("d", {"plain": True}), ("b", {"spinning": False})):
+        assert np.array_equal(logits(package, **how), want), (package, how)
+    # without graph optimisation norms are not fused: another order of float32 sums of width 32
+    unoptimised = logits("b", plain=True, optimise=False)
+    np.testing.assert_allclose(unoptimised, want, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "density"), [(3, 8, 0.5), (5, 13, 0.3), (1, 1, 1.0), (4, 9, 0.0), (7, 17, 1.0)]
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_function_body_decodes_exactly(rows: int, columns: int, density: float, dtype: type) -> None:
+    """ReferenceEvaluator and strict shape inference on SparseMatMul with x = identity, so that y = W^T."""
+    from tailcut.bitmask import pack
+
+    rng = np.random.default_rng(rows * columns)
+    dense = (rng.standard_normal((rows, columns)) * (rng.random((rows, columns)) < density)).astype(dtype)
+    packed = pack(dense)
+    model = sparse_matmul_model(packed.values, packed.mask, packed.shape, np.eye(columns, dtype=dtype))
+    onnx.checker.check_model(model, full_check=True)
+    onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    (got,) = ReferenceEvaluator(model).run(None, {"x": np.eye(columns, dtype=dtype)})
+    assert np.array_equal(got, dense.T)
+
+
+def sparse_matmul_model(values: np.ndarray, mask: np.ndarray, shape: tuple[int, int], x: np.ndarray) -> onnx.ModelProto:  # type: ignore[type-arg]
+    from onnx import helper, numpy_helper
+
+    kind = helper.np_dtype_to_tensor_dtype(values.dtype)
+    parts = {"values": values, "mask": mask, "shape": np.asarray(shape, np.int64)}
+    graph = helper.make_graph(
+        [helper.make_node(SPARSE_MATMUL, ["x", *parts], ["y"], domain=DOMAIN)],
+        "one linear",
+        [helper.make_tensor_value_info("x", kind, x.shape)],
+        [helper.make_tensor_value_info("y", kind, [x.shape[0], shape[0]])],
+        [numpy_helper.from_array(array, name) for name, array in parts.items()],
+    )
+    imports = [helper.make_opsetid("", 21), helper.make_opsetid(DOMAIN, 1)]
+    return helper.make_model(graph, opset_imports=imports, ir_version=10, functions=list(sparse_functions(21)))
+
+
+def test_static_variant_and_in_place_are_refused(sparse_model: Model, tmp_path: Path) -> None:
+    export_deepsparse(sparse_model("llama"), tmp_path / "s", context=16, prompt=8, check=False)
+    with pytest.raises(InputError, match=r"model\.onnx|static variant"):
+        convert(tmp_path / "s", tmp_path / "o", "dense")
+    export(sparse_model("llama"), tmp_path / "p", check=False)
+    with pytest.raises(InputError, match="in place"):
+        convert(tmp_path / "p", tmp_path / "p", "dense")
+    with pytest.raises(InputError, match="bitmask, dense"):
+        convert(tmp_path / "p", tmp_path / "o", "coo")  # type: ignore[arg-type]
+    assert not (tmp_path / "o").exists()
+
+
+def session_of(package: Path, **how: bool):  # type: ignore[no-untyped-def]  # noqa: ANN201 onnxruntime has no types
+    from tailcut.kernels.session import load_session
+
+    return load_session(package, threads=1, **how)

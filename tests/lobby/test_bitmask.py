@@ -97,7 +97,7 @@ def a_packed() -> Packed:
 )
 def test_parts_that_disagree_are_refused(change: dict[str, Any], words: str) -> None:
     good = a_packed()
-    parts = {"values": good.values, "mask": good.mask, "shape": good.shape} | change
+    parts: dict[str, Any] = {"values": good.values, "mask": good.mask, "shape": good.shape} | change
     with pytest.raises(InputError, match=words):
         unpack(Packed(**parts))
 

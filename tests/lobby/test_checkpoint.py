@@ -2,6 +2,7 @@
 
 import json
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def test_every_dtype_comes_back_bit_for_bit(dtype: np.dtype[Any], tmp_path: Path
 def test_views_are_written_by_value(tmp_path: Path) -> None:
     """The safetensors library would store a transposed or strided view's memory instead."""
     base = np.arange(24, dtype=np.float32).reshape(4, 6)
-    tensors = {"t": base.T, "s": base[:, ::2], "r": base[::-1], "scalar": np.float32(7).reshape(())}
+    tensors: dict[str, Any] = {"t": base.T, "s": base[:, ::2], "r": base[::-1], "scalar": np.float32(7).reshape(())}
     checkpoint = Checkpoint(directory(tmp_path, tensors))
     for name, want in tensors.items():
         assert np.array_equal(checkpoint.read(name), want)
@@ -116,7 +117,7 @@ def grown(path: Path) -> None:
 
 
 EIGHT = bytes(8)
-DAMAGED = {
+DAMAGED: dict[str, Callable[[Path], object]] = {
     "truncated data": truncated,
     "bytes after the end": grown,
     "empty file": lambda path: (path / "config.json").write_text("{}") and (path / SINGLE_NAME).write_bytes(b""),

@@ -1,5 +1,6 @@
 """The demo model against transformers' own GGUF loader, and what is said when it is not installed."""
 
+import importlib.util
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -43,7 +44,7 @@ def test_altered_weights_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / smollm2_135m.FILE).write_bytes(b"GGUF")
     found = SimpleNamespace(submodule_search_locations=[str(tmp_path / "p")])
-    monkeypatch.setattr(smollm2_135m.importlib.util, "find_spec", lambda _name: found)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: found)
     with pytest.raises(InputError, match="sha256"):
         make_model("smollm2-135m", tmp_path / "m", settings_of())
 

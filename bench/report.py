@@ -4,8 +4,8 @@ Every text in it is escaped: model names, notes and reasons come from files. Plo
 nothing from anywhere and reads on a phone.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from tailcut import __version__
 from tailcut.allocation import LayerScores
-from tailcut.bench import tables
+from tailcut.bench import plots, tables
+from tailcut.bench.plots import Drawn
 from tailcut.bench.tables import Table
 from tailcut.errors import MissingEnvironmentError
 from tailcut.files import write_file
@@ -23,22 +24,14 @@ from tailcut.results import BenchResult, Verdict
 Spectra = Mapping[str, npt.NDArray[np.float64]]
 
 
-@dataclass(frozen=True, slots=True)
-class Plot:
-    """One figure: SVG or PNG bytes as a data address, and what it shows."""
-
-    title: str
-    address: str
-    caption: str
-
-
 def summary(result: BenchResult, verdict: Verdict | None) -> None:
     """Print the tables that matter to stdout."""
     from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    console = Console(soft_wrap=False)
+    # in a log there is no terminal to wrap for
+    console = Console() if sys.stdout.isatty() else Console(width=130)
     for table in _console_tables(result, verdict):
         shown = RichTable(title=Text(table.title), title_justify="left")
         for name in table.header:
@@ -74,11 +67,11 @@ def write_report(
     """Write report.md and report.html into `out_dir`; their paths."""
     title = _title(manifest)
     sections = _sections(result, verdict, manifest)
-    plots = _plots(result, scores, spectra, manifest)
+    figures = _plots(result, scores, spectra, manifest)
     notes = _caveats(result, manifest)
     markdown, html = out_dir / "report.md", out_dir / "report.html"
     write_file(markdown, _markdown(title, verdict, sections, notes).encode())
-    write_file(html, _html(title, verdict, sections, plots, notes).encode())
+    write_file(html, _html(title, verdict, sections, figures, notes).encode())
     return markdown, html
 
 
@@ -113,15 +106,13 @@ def _provenance(manifest: Manifest) -> Table:
 
 def _plots(
     result: BenchResult, scores: LayerScores | None, spectra: Spectra | None, manifest: Manifest | None
-) -> list[Plot]:
-    from tailcut.bench import plots
-
+) -> list[Drawn]:
     figures = [*plots.of_speed(result)]
     if scores is not None:
         figures += plots.of_layers(scores, manifest)
     if scores is not None and spectra:
         figures += plots.of_spectra(scores, spectra)
-    return [Plot(figure.title, figure.address, figure.caption) for figure in figures]
+    return figures
 
 
 def _markdown(title: str, verdict: Verdict | None, sections: Sequence[Table], notes: Sequence[str]) -> str:
@@ -154,7 +145,7 @@ def _md(text: str) -> str:
 
 
 def _html(
-    title: str, verdict: Verdict | None, sections: Sequence[Table], plots: Sequence[Plot], notes: Sequence[str]
+    title: str, verdict: Verdict | None, sections: Sequence[Table], figures: Sequence[Drawn], notes: Sequence[str]
 ) -> str:
     try:
         import jinja2
@@ -167,7 +158,7 @@ def _html(
         outcome=verdict.outcome if verdict is not None and verdict.checks else "none",
         verdict=_verdict_line(verdict),
         sections=sections,
-        plots=plots,
+        plots=figures,
         notes=notes,
         version=__version__,
     )

@@ -23,8 +23,9 @@ find_python() {
     exit 4
 }
 
+# the path is part of it: an editable install belongs to one checkout
 fingerprint() {
-    cat pyproject.toml constraints.txt scripts/setup.sh | sha256sum | cut -d' ' -f1
+    { pwd -P && cat pyproject.toml constraints.txt scripts/setup.sh; } | sha256sum | cut -d' ' -f1
 }
 
 if [ "$(git config --get core.symlinks 2>/dev/null || true)" = false ] || [ ! -d src/tailcut/compress ]; then

@@ -41,13 +41,21 @@ def fake_environment(root: Path, stamp: str) -> Path:
 
 def stamp_of(root: Path) -> str:
     parts = (root / name for name in ("pyproject.toml", "constraints.txt", "scripts/setup.sh"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in parts)).hexdigest() + "\n"
+    path = f"{root.resolve()}\n".encode()
+    return hashlib.sha256(path + b"".join(part.read_bytes() for part in parts)).hexdigest() + "\n"
 
 
 def test_second_run_does_nothing(tree: Path) -> None:
     fake_environment(tree, stamp_of(tree))
     done = setup(tree, VENV=".venv")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_an_environment_of_another_checkout_is_noticed(tree: Path) -> None:
+    """An editable install points to one checkout; its stamp must not pass in a second one."""
+    fake_environment(tree, stamp_of(tree))
+    moved = tree.rename(tree.with_name("second"))
+    assert setup(moved, VENV=".venv").returncode != 0
 
 
 def test_changed_pins_are_noticed(tree: Path) -> None:

@@ -1,17 +1,24 @@
 """Bitmask-packed model directories: smaller on disk, read back exactly.
 
 `pack` stores each cut matrix as its non-zero values and one bit a weight; `unpack` is the exact inverse. Only
-tailcut reads a packed directory. So that transformers refuses it instead of inventing the missing matrices,
-its config.json carries a quantisation method that transformers does not know; `unpack` takes it out again.
+tailcut reads a packed directory: its index and its shards have names that transformers does not look for, so
+that `from_pretrained` says that there are no weights instead of inventing the matrices it does not find.
 """
 
-import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from tailcut.bitmask import Array
-from tailcut.checkpoint import Checkpoint, packed_tensors, read_config, write_index, write_shard
+from tailcut.checkpoint import (
+    INDEX_NAME,
+    PACKED_INDEX_NAME,
+    SINGLE_NAME,
+    Checkpoint,
+    packed_tensors,
+    write_index,
+    write_shard,
+)
 from tailcut.compress.companions import copy_companions
 from tailcut.compress.discovery import find_linears
 from tailcut.errors import InputError
@@ -19,7 +26,7 @@ from tailcut.files import new_directory
 from tailcut.manifest import Manifest, file_entries, try_manifest, write_manifest
 from tailcut.progress import Reporter, silent
 
-METHOD: Final = "tailcut-bitmask"
+PREFIX: Final = "packed-"  # of the shards
 PACK_BELOW: Final = 0.9  # a matrix is packed if that saves a tenth of its bytes
 
 
@@ -45,14 +52,8 @@ def pack_into(model_dir: Path, directory: Path, *, report: Reporter = silent) ->
 
 
 def is_packed(model_dir: Path) -> bool:
-    """Whether config.json says that the weights are bitmask-packed."""
-    stated = read_config(model_dir).get("quantization_config")
-    return isinstance(stated, dict) and stated.get("quant_method") == METHOD
-
-
-def plain_config(source: Path, directory: Path) -> None:
-    """The config.json of a packed directory as it was before packing."""
-    _write_config(source, directory, packing=False)
+    """Whether a directory holds bitmask-packed weights."""
+    return (model_dir / PACKED_INDEX_NAME).is_file()
 
 
 def packed_form(name: str, array: Array) -> dict[str, Array]:
@@ -68,29 +69,23 @@ def _rewrite(source: Path, directory: Path, *, packing: bool, report: Reporter) 
     checkpoint = Checkpoint(source)
     cut = frozenset(linear.tensor for linear in find_linears(checkpoint))
     files = checkpoint.files
+    written: list[Path] = []
     for number, shard in enumerate(files):
         report("pack" if packing else "unpack", number, len(files), shard.name)
         tensors: dict[str, Array] = {}
         for name in checkpoint.names_in(shard):
             array = checkpoint.read(name)
             tensors |= packed_form(name, array) if packing and name in cut else {name: array}
-        write_shard(directory / shard.name, tensors)
+        written.append(directory / (PREFIX + shard.name if packing else shard.name.removeprefix(PREFIX)))
+        write_shard(written[-1], tensors)
         checkpoint.release()
     report("pack" if packing else "unpack", len(files), len(files))
     copy_companions(source, directory)
-    _write_config(source, directory, packing=packing)
-    if len(files) > 1:
-        write_index(directory, [directory / shard.name for shard in files])
-    _rewrite_manifest(source, directory, packed=packing)
-
-
-def _write_config(source: Path, directory: Path, *, packing: bool) -> None:
-    config: dict[str, Any] = read_config(source)
     if packing:
-        config["quantization_config"] = {"quant_method": METHOD, "reader": "tailcut unpack"}
-    else:
-        del config["quantization_config"]
-    (directory / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+        write_index(directory, written, PACKED_INDEX_NAME)
+    elif [path.name for path in written] != [SINGLE_NAME]:
+        write_index(directory, written, INDEX_NAME)
+    _rewrite_manifest(source, directory, packed=packing)
 
 
 def _rewrite_manifest(source: Path, directory: Path, *, packed: bool) -> None:

@@ -28,7 +28,7 @@ from tailcut.compress.cutting import cut_block
 from tailcut.compress.discovery import Linear, linears_of_skeleton
 from tailcut.compress.journal import Journal, open_journal
 from tailcut.compress.masks import require_divisible
-from tailcut.compress.packing import is_packed, pack_into, plain_config
+from tailcut.compress.packing import pack_into
 from tailcut.compress.pruners import Pruner
 from tailcut.compress.resident import Weights
 from tailcut.compress.skeleton import build_skeleton
@@ -207,10 +207,8 @@ def _write_rest(job: _Job, journal: Journal) -> None:
 
 def _write_companions(job: _Job, journal: Journal) -> None:
     """Index, config, tokenizer, licence and manifest. Written anew each time: they are cheap."""
-    directory, source = journal.model, job.checkpoint.directory
-    copy_companions(source, directory)
-    if is_packed(source):
-        plain_config(source, directory)
+    directory = journal.model
+    copy_companions(job.checkpoint.directory, directory)
     write_index(directory, [directory / job.shard(number) for number in range(job.blocks + 1)])
     write_manifest(_manifest(job, directory), directory)
 

@@ -45,6 +45,7 @@ DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
 }
 INDEX_NAME: Final = "model.safetensors.index.json"
 SINGLE_NAME: Final = "model.safetensors"
+PACKED_INDEX_NAME: Final = "packed.safetensors.index.json"  # a name that transformers does not look for
 _PACKED_PARTS: Final = ("compressed", "bitmask", "row_offsets", "shape")
 
 
@@ -225,22 +226,23 @@ def packed_tensors(name: str, dense: Array) -> dict[str, Array]:
     }
 
 
-def write_index(directory: Path, shards: Iterable[Path]) -> None:
-    """`model.safetensors.index.json` for finished shards of `directory`."""
+def write_index(directory: Path, shards: Iterable[Path], name: str = INDEX_NAME) -> None:
+    """`model.safetensors.index.json` (or another name) for finished shards of `directory`."""
     weight_map: dict[str, str] = {}
     total = 0
     for shard in shards:
-        for name, info in _read_header(shard).items():
-            weight_map[name] = shard.name
+        for tensor, info in _read_header(shard).items():
+            weight_map[tensor] = shard.name
             total += info.stop - info.start
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-    (directory / INDEX_NAME).write_text(json.dumps(index, indent=1) + "\n")
+    (directory / name).write_text(json.dumps(index, indent=1) + "\n")
 
 
 def _stored_tensors(directory: Path) -> dict[str, TensorInfo]:
     single, index = directory / SINGLE_NAME, directory / INDEX_NAME
-    if index.is_file():
-        files = [directory / name for name in _index_files(index)]
+    packed = directory / PACKED_INDEX_NAME
+    if index.is_file() or packed.is_file():
+        files = [directory / name for name in _index_files(index if index.is_file() else packed)]
     elif single.is_file():
         files = [single]
     else:

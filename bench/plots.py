@@ -6,19 +6,19 @@ blue and vermilion, which colour-blind readers can tell apart.
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tailcut.allocation import LayerScore, LayerScores
+from tailcut.allocation import LayerScores
+from tailcut.bench.esd import BLUE, GREY, RED, block_strips, tail_metric
 from tailcut.errors import MissingEnvironmentError
 from tailcut.manifest import Manifest
 from tailcut.results import BenchResult, EngineResult, Side
 
-BLUE, RED, GREY = "#0072B2", "#D55E00", "#777777"
 _WORD_BITS = 32  # float32 weights
 
 
@@ -47,15 +47,14 @@ def figure(columns: int = 1, rows: int = 1, width: float = 6.4, height: float = 
     return made, axes
 
 
-def address(made: Any, kind: Literal["svg", "png"] = "svg") -> str:  # noqa: ANN401 matplotlib is optional
+def address(made: Any) -> str:  # noqa: ANN401 matplotlib is optional
     """A data: address; the same figure gives the same bytes."""
     from matplotlib import rc_context
 
     buffer = io.BytesIO()
     with rc_context({"svg.hashsalt": "tailcut", "svg.fonttype": "path"}):
-        made.savefig(buffer, format=kind, dpi=90, metadata={"Date": None} if kind == "svg" else {"Software": None})
-    mime = "image/svg+xml" if kind == "svg" else "image/png"
-    return f"data:{mime};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        made.savefig(buffer, format="svg", metadata={"Date": None})
+    return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def of_speed(result: BenchResult) -> list[Drawn]:
@@ -172,55 +171,11 @@ def _sparsity_by_block(axis: Any, scores: LayerScores, manifest: Manifest, block
     axis.set(ylabel="sparsity", ylim=(0, 1))
 
 
-def tail_metric(scores: LayerScores) -> str | None:
-    """The metric whose fit can be drawn: it has a tail start in every layer; alpha_peak where there are several."""
-    if not scores.layers:
-        return None
-    names = [key for key in scores.layers[0].values if f"{key}.xmin" in scores.layers[0].values]
-    fitted = [name for name in names if all(f"{name}.xmin" in layer.values for layer in scores.layers)]
-    return "alpha_peak" if "alpha_peak" in fitted else next(iter(fitted), None)
-
-
-def of_spectra(scores: LayerScores, spectra: Any) -> list[Drawn]:  # noqa: ANN401 Mapping[str, array]
-    """One strip a decoder block: the eigenvalue density of each matrix with its fitted power law."""
-    metric = tail_metric(scores)
-    blocks: dict[int, list[LayerScore]] = {}
-    for layer in scores.layers:
-        if layer.name in spectra:
-            blocks.setdefault(layer.block, []).append(layer)
-    return [_strip(block, layers, spectra, metric) for block, layers in sorted(blocks.items())]
-
-
-def _strip(block: int, layers: Sequence[LayerScore], spectra: Any, metric: str | None) -> Drawn:  # noqa: ANN401
-    columns = min(4, len(layers))
-    rows = -(-len(layers) // columns)
-    made, axes = figure(columns, rows, width=2.2 * columns, height=1.8 * rows)
-    for axis in axes[len(layers) :]:
-        axis.set_visible(False)
-    for axis, layer in zip(axes, layers, strict=False):
-        _density(axis, np.asarray(spectra[layer.name], np.float64), layer, metric)
-    caption = "Eigenvalues of W^T W, log-log; the line is the fitted power law from its tail start on."
-    return Drawn(f"Block {block}", address(made, "png"), caption, group="Spectra with the fitted tail")
-
-
-def _density(axis: Any, values: npt.NDArray[np.float64], layer: LayerScore, metric: str | None) -> None:  # noqa: ANN401
-    positive = values[values > values.max(initial=0.0) * 1e-9]
-    title = ".".join(layer.name.rsplit(".", 2)[-2:])
-    axis.set_title(title, fontsize=7, parse_math=False)
-    axis.tick_params(labelsize=6)
-    if positive.size < 2 or positive.min() == positive.max():
-        return
-    edges = np.geomspace(positive.min(), positive.max(), 41)
-    density, _ = np.histogram(positive, edges, density=True)
-    axis.stairs(density, edges, fill=True, color=BLUE, alpha=0.6)
-    axis.set_xscale("log")
-    axis.set_yscale("log")
-    if metric is None:
-        return
-    alpha, start = layer.values[metric], layer.values[f"{metric}.xmin"]
-    tail = positive[positive >= start]
-    if alpha > 1 and tail.size and start > 0:
-        grid = np.geomspace(start, positive.max(), 30)
-        share = tail.size / positive.size
-        axis.plot(grid, share * (alpha - 1) / start * (grid / start) ** -alpha, color=RED, linewidth=1.5)
-        axis.text(0.97, 0.93, f"{alpha:.2f}", transform=axis.transAxes, ha="right", va="top", fontsize=7, color=RED)
+def of_spectra(scores: LayerScores, spectra: Mapping[str, npt.NDArray[np.float64]]) -> list[Drawn]:
+    """One strip of panels a decoder block."""
+    caption = (
+        "Eigenvalue density of each matrix's W^T W on log-log axes; the line and its exponent are the fitted power law "
+        "from its tail start on."
+    )
+    group = "Spectra with the fitted tail"
+    return [Drawn(f"Block {block}", address, caption, group) for block, address in block_strips(scores, spectra)]

@@ -10,11 +10,20 @@ A run with the same fingerprint goes on from the finished shards; any other star
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from tailcut.bitmask import Array
 from tailcut.checkpoint import write_shard
 from tailcut.files import full_disk_is_clear, publish, write_file
+
+
+class Found(Enum):
+    """What lay in the work directory when it was opened."""
+
+    NOTHING = "nothing"
+    SAME = "an unfinished run of this compression"
+    OTHER = "an unfinished run of another one, which was removed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +65,17 @@ class Journal:
         shutil.rmtree(self.work, ignore_errors=True)
 
 
-def open_journal(out: Path, fingerprint: str) -> tuple[Journal, bool]:
-    """The journal for `out`, and whether it goes on from an earlier run with the same fingerprint."""
+def open_journal(out: Path, fingerprint: str) -> tuple[Journal, Found]:
+    """The journal for `out`, which goes on from an earlier run if that had the same fingerprint."""
     work = out.with_name(f"{out.name}.work")
     journal, mark = Journal(out, work), work / "journal"
     if mark.is_file() and mark.read_bytes() == fingerprint.encode() and journal.model.is_dir():
-        return journal, True
+        return journal, Found.SAME
+    found = Found.OTHER if journal.model.is_dir() and any(journal.model.iterdir()) else Found.NOTHING
     if work.exists():
+        mark.unlink(missing_ok=True)  # first, so that a kill while clearing cannot leave a mark on half a directory
         shutil.rmtree(work)
     with full_disk_is_clear(out):
         journal.model.mkdir(parents=True)
         write_file(mark, fingerprint.encode())
-    return journal, False
+    return journal, found

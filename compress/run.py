@@ -26,7 +26,7 @@ from tailcut.compress.calibration import Calibration, CalibrationTokens, draw
 from tailcut.compress.companions import copy_companions
 from tailcut.compress.cutting import cut_block
 from tailcut.compress.discovery import Linear, linears_of_skeleton
-from tailcut.compress.journal import Journal, open_journal
+from tailcut.compress.journal import Found, Journal, open_journal
 from tailcut.compress.masks import require_divisible
 from tailcut.compress.packing import pack_into
 from tailcut.compress.pruners import Pruner
@@ -98,10 +98,8 @@ def compress(
     require_absent(out)
     job = _prepare(model_dir, allocation, pruner, calibration, device, report)
     _require_disk(job, out, pack)
-    journal, resumed = open_journal(out, job.fingerprint())
-    if resumed:
-        done = sum(journal.has(job.shard(index)) for index in range(job.blocks))
-        report("compress", done, job.blocks, f"going on after {done} finished blocks")
+    journal, found = open_journal(out, job.fingerprint())
+    _tell(job, journal, found, report)
     _write_blocks(job, journal, report)
     _write_rest(job, journal)
     _write_companions(job, journal)
@@ -112,6 +110,14 @@ def compress(
     manifest = read_manifest(finished)
     journal.publish(finished)
     return manifest
+
+
+def _tell(job: _Job, journal: Journal, found: Found, report: Reporter) -> None:
+    done = sum(journal.has(job.shard(index)) for index in range(job.blocks))
+    if found is Found.SAME:
+        report("compress", done, job.blocks, f"going on after {done} finished blocks")
+    elif found is Found.OTHER:
+        report("compress", 0, job.blocks, "an unfinished run with other settings was removed; started afresh")
 
 
 def _prepare(

@@ -22,6 +22,7 @@ COVERS: Final[dict[str, tuple[str, ...]]] = {
     "kernels": ("tests/kernels", "tests/export", "tests/test_pipeline.py"),
     "bench": ("tests/bench", "tests/test_pipeline.py"),
     "src/tailcut": ("tests/lobby", "tests/test_pipeline.py"),
+    "benchmarks": ("tests/benchmarks",),
     "scripts/docker": ("tests/scripts",),
     "scripts/setup.sh": ("tests/scripts",),
     "Dockerfile": ("tests/scripts",),

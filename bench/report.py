@@ -118,8 +118,8 @@ def _plots(
 def _markdown(title: str, verdict: Verdict | None, sections: Sequence[Table], notes: Sequence[str]) -> str:
     lines = [f"# {_md(title)}", "", f"Verdict: **{_md(_verdict_line(verdict))}**", ""]
     for table in sections:
-        lines += [f"## {_md(table.title)}", "", _md_row(table.header), "|" + " --- |" * len(table.header)]
-        lines += [_md_row(row) for row in table.rows]
+        lines += [f"## {_md(table.title)}", "", markdown_row(table.header), "|" + " --- |" * len(table.header)]
+        lines += [markdown_row(row) for row in table.rows]
         lines += ["", _md(table.note), ""] if table.note else [""]
     if notes:
         lines += ["## Caveats", "", *(f"- {_md(note)}" for note in notes), ""]
@@ -132,7 +132,7 @@ def _verdict_line(verdict: Verdict | None) -> str:
     return f"{verdict.outcome if verdict.checks else 'not judged'} ({verdict.note})"
 
 
-def _md_row(cells: Sequence[str]) -> str:
+def markdown_row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(_md(cell) for cell in cells) + " |"
 
 

@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from tailcut import __version__
-from tailcut.bitmask import pack, unpack
+from tailcut.bitmask import Array, pack, unpack
 from tailcut.errors import InputError
 from tailcut.export.functions import DOMAIN, SPARSE_MATMUL, sparse_functions
 from tailcut.export.graph import DATA_NAME, MODEL_NAME, DataFile
@@ -114,7 +114,7 @@ def _matrix(
     name = f"{node.name}.weight"
     if layout == "bitmask" and packed_is_smaller(matrix):
         packed = pack(matrix)
-        parts = (packed.values, packed.mask, np.asarray(packed.shape, np.int64))
+        parts: tuple[Array, ...] = (packed.values, packed.mask, np.asarray(packed.shape, np.int64))
         names = [f"{name}.{part}" for part in PARTS]
         _become(target, SPARSE_MATMUL, DOMAIN, names)
         yield from (data.store(part, array) for part, array in zip(names, parts, strict=True))

@@ -60,8 +60,7 @@ class DataFile:
         end = self._stream.tell()
         place = -(-end // _ALIGNMENT) * _ALIGNMENT
         self._stream.write(b"\0" * (place - end))
-        self._stream.flush()  # tofile writes past Python's buffer
-        data.tofile(self._stream)
+        self._stream.write(data.reshape(-1).view(np.uint8).data)
         tensor = TensorProto(name=name, dims=data.shape, data_type=_onnx_type(data))
         tensor.data_location = TensorProto.EXTERNAL
         for key, value in (("location", self._path.name), ("offset", place), ("length", data.nbytes)):

@@ -2,7 +2,7 @@
 
 A bitmask package runs in any ONNX Runtime through its function bodies, but folding those costs seconds a matrix.
 `load_session` expands each matrix in numpy (one pass over the mask), rewrites the node to a plain MatMul and hands
-ONNX Runtime the expanded matrices and the mapped file as initializers.
+ONNX Runtime the expanded matrices as initializers; what is dense already it maps from the file itself.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,6 +17,7 @@ from onnx import helper
 
 from tailcut.bitmask import Packed, unpack, validate
 from tailcut.errors import InputError
+from tailcut.kernels.arena import Arena
 from tailcut.kernels.package import MODEL_NAME, Package, open_package
 
 DOMAIN: Final = "tailcut"
@@ -42,12 +43,9 @@ def load_session(
     opened = open_package(package, hashes=hashes)
     options = session_options(threads=threads, spinning=spinning, optimise=optimise)
     try:
-        if plain:
-            return _session(str(package / MODEL_NAME), options)
-        model, tensors = expanded(opened)
-        values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in tensors.values()]
-        options.add_external_initializers(list(tensors), values)
-        return _session(model.SerializeToString(), options)
+        if plain or not any(_is_sparse(node) for node in opened.model.graph.node):
+            return _session(str(package / MODEL_NAME), options)  # ONNX Runtime maps the file itself
+        return _expanded_session(opened, options)
     except _ORT_ERRORS as error:
         raise InputError(f"{package}: ONNX Runtime cannot open the graph ({str(error).splitlines()[0]})") from error
 
@@ -67,33 +65,51 @@ def session_options(*, threads: int | None, spinning: bool = True, optimise: boo
     return options
 
 
-def expanded(package: Package) -> tuple[onnx.ModelProto, dict[str, Array]]:
-    """The graph with plain MatMuls, and the values of every initializer that lies outside it."""
+def _expanded_session(package: Package, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    """A session whose bitmask matrices were expanded by numpy, one at a time."""
+    nodes = {node.name: node for node in package.model.graph.node if _is_sparse(node)}
+    tensors = {tensor.name: tensor for tensor in package.model.graph.initializer}
+    packed = {name: packed_matrix(package, node, tensors) for name, node in nodes.items()}
+    arena = Arena([(part.shape[::-1], part.values.dtype) for part in packed.values()])
+    for array, part in zip(arena.arrays, packed.values(), strict=True):
+        array[...] = unpack(part).T
+    model = _with_matmuls(package.model, dict(zip(packed, arena.arrays, strict=True)))
+    values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arena.arrays]
+    options.add_external_initializers([f"{name}.weight" for name in packed], values)
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(package.directory))
+    session = _session(model.SerializeToString(), options)
+    session.tailcut_weights = values  # the runtime points into them
+    arena.release()
+    return session
+
+
+def _with_matmuls(before: onnx.ModelProto, dense: Mapping[str, Array]) -> onnx.ModelProto:
+    """The graph with a plain MatMul for every module of `dense` ([in, out])."""
     model = onnx.ModelProto()
-    model.CopyFrom(package.model)
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    dense: dict[str, Array] = {}
+    model.CopyFrom(before)
     used: set[str] = set()
     for node in model.graph.node:
-        if node.domain == DOMAIN and node.op_type == SPARSE_MATMUL:
+        if _is_sparse(node):
             x, *parts = node.input
-            matrix = unpack(packed_matrix(package, node, tensors))
-            name = f"{node.name}.weight"
-            dense[name] = np.ascontiguousarray(matrix.T)
             used.update(parts)
-            node.CopyFrom(helper.make_node("MatMul", [x, name], list(node.output), name=node.name))
-    kept = [tensor for tensor in tensors.values() if tensor.name not in used]
+            made = helper.make_node("MatMul", [x, f"{node.name}.weight"], list(node.output), name=node.name)
+            node.CopyFrom(made)
+    kept = [tensor for tensor in before.graph.initializer if tensor.name not in used]
     del model.graph.initializer[:], model.functions[:]
-    model.graph.initializer.extend([*kept, *(_placeholder(name, array) for name, array in dense.items())])
-    outside = {tensor.name: package.array(tensor) for tensor in kept if tensor.external_data}
-    return model, outside | dense
+    model.graph.initializer.extend(kept)
+    model.graph.initializer.extend(_placeholder(f"{name}.weight", array) for name, array in dense.items())
+    return model
+
+
+def _is_sparse(node: onnx.NodeProto) -> bool:
+    return bool(node.domain == DOMAIN and node.op_type == SPARSE_MATMUL)
 
 
 def packed_matrices(package: Package) -> Iterator[tuple[str, Packed]]:
     """Every bitmask matrix of a package with its module name, validated."""
     tensors = {tensor.name: tensor for tensor in package.model.graph.initializer}
     for node in package.model.graph.node:
-        if node.domain == DOMAIN and node.op_type == SPARSE_MATMUL:
+        if _is_sparse(node):
             yield node.name, packed_matrix(package, node, tensors)
 
 

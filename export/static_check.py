@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from tailcut.export.check import Logits, Parity, load_torch, require, summary, torch_logits
+from tailcut.export.check import Logits, Parity, load_torch, require, sensitivity, summary, torch_logits
 from tailcut.kernels.decoder import Ints
 from tailcut.kernels.session import session_options
 
@@ -53,7 +53,7 @@ def compare_static(model: "PreTrainedModel", pair: StaticPair, *, seed: int = 0)
     tokens = rng.integers(0, int(model.config.get_text_config().vocab_size), (1, pair.prompt + steps))
     want, _ = torch_logits(model, tokens, np.ones_like(tokens), None)
     got = run_static(pair, tokens)
-    return summary([(got, want[0])])
+    return summary([(got, want[0])], sensitivity(model, tokens))
 
 
 def run_static(pair: StaticPair, tokens: Ints) -> Logits:

@@ -7,11 +7,11 @@ the text decoder, so neither can be mistaken for it. Code shipped beside a check
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -38,7 +38,7 @@ def build_skeleton(checkpoint: Checkpoint) -> Skeleton:
     """Checkpoint -> its model on the meta device in eval mode, float32; InputError for an unknown family."""
     config = _typed_config(checkpoint)
     try:
-        with init_empty_weights(include_buffers=False):
+        with _parameters_on_meta():
             factory: Any = AutoModelForCausalLM  # its methods carry no annotations
             model: Any = factory.from_config(config, dtype=torch.float32, trust_remote_code=False)
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError) as error:
@@ -115,6 +115,25 @@ def head_tensor(checkpoint: Checkpoint, shape: tuple[int, ...], claimed: frozens
     """A renamed output head (GPT-NeoX's `embed_out.weight`): the only unclaimed tensor of that shape."""
     found = [name for name in checkpoint.names if name not in claimed and checkpoint.shape(name) == shape]
     return found[0] if len(found) == 1 else None
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Modules built inside get their parameters on the meta device as they are registered; buffers stay real.
+
+    `torch.device("meta")` would take the buffers along, and rotary tables are in no checkpoint. The memory that
+    `torch.empty` promised a parameter is never touched.
+    """
+    register = nn.Module.register_parameter
+
+    def on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        register(module, name, None if parameter is None else nn.Parameter(parameter.to("meta"), requires_grad=False))
+
+    nn.Module.register_parameter = on_meta  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
 def _typed_config(checkpoint: Checkpoint) -> PretrainedConfig:

@@ -73,8 +73,8 @@ def _on_cuda(weight: Array) -> Eigenvalues:
     import torch
 
     wide = weight if weight.shape[0] <= weight.shape[1] else weight.T
-    # torch cannot read numpy's bfloat16; float32 holds every smaller float exactly
-    host = np.ascontiguousarray(wide, np.float64 if wide.dtype == np.float64 else np.float32)
+    # torch cannot read numpy's bfloat16 (float32 holds every smaller float exactly) and warns of read-only views
+    host = np.array(wide, np.float64 if wide.dtype == np.float64 else np.float32, order="C")
     matrix = torch.from_numpy(host).to("cuda", torch.float64)
     values: Eigenvalues = torch.linalg.eigvalsh(matrix @ matrix.T).cpu().numpy()
     return values

@@ -37,15 +37,21 @@ def install(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an environment that is there.")] = False,
 ) -> None:
-    """Make the engine's own environment from its lock list; a broken-off install leaves nothing behind."""
+    """Make the engine's own environment from its lock list, unless it is there already.
+
+    A broken-off install leaves nothing behind.
+    """
     from tailcut.bench import engines
-    from tailcut.bench.environment import Recipe
+    from tailcut.bench.environment import Recipe, home, installed_reason
     from tailcut.bench.environment import install as make
 
     recipe = getattr(engines.load(engine), "RECIPE", None)
     if not isinstance(recipe, Recipe):
         raise InputError(f"engine {engine} needs no environment of its own")
     typer.echo(f"Note: {recipe.licence}", err=True)
+    if not overwrite and installed_reason(recipe, directory) is None:
+        print(home(recipe, directory))
+        return
     with console() as report:
         print(make(recipe, python=python, base=directory, overwrite=overwrite, report=report))
 

@@ -57,6 +57,11 @@ def address(made: Any) -> str:  # noqa: ANN401 matplotlib is optional
     return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
+def plain(text: str) -> str:
+    """Text that matplotlib does not read as mathematics."""
+    return text.replace("$", r"\$")
+
+
 def of_speed(result: BenchResult) -> list[Drawn]:
     """Latency distributions, latency against sparsity, quality against speed."""
     measured = [engine for engine in result.engines if engine.status == "measured"]
@@ -97,9 +102,9 @@ def _latency_by_sparsity(result: BenchResult, engines: Sequence[EngineResult]) -
             continue
         dense, sparse = _median(engine.dense), _median(engine.sparse)
         colour = (BLUE, RED, "#009E73", "#CC79A7")[number % 4]
-        axis.plot([0, result.sparse.sparsity], [dense, sparse], "o-", color=colour, label=engine.engine)
+        axis.plot([0, result.sparse.sparsity], [dense, sparse], "o-", color=colour, label=plain(engine.engine))
         ceiling = dense * _bytes_share(result, engine.dense, grid)
-        axis.plot(grid, ceiling, ":", color=colour, label=f"{engine.engine}: bytes alone")
+        axis.plot(grid, ceiling, ":", color=colour, label=plain(f"{engine.engine}: bytes alone"))
     axis.set(xlabel="sparsity of the block linears", ylabel="median decode step, ms", xlim=(-0.02, 1))
     axis.set_ylim(bottom=0)
     axis.legend(frameon=False, fontsize=8)
@@ -133,7 +138,9 @@ def _quality_by_speed(result: BenchResult, engines: Sequence[EngineResult]) -> D
         colour = (BLUE, RED, "#009E73", "#CC79A7")[number % 4]
         across = [[speed.value - speed.low], [speed.high - speed.value]]
         up = [[ratio.value - ratio.low], [ratio.high - ratio.value]]
-        axis.errorbar([speed.value], [ratio.value], xerr=across, yerr=up, fmt="o", color=colour, label=engine.engine)
+        axis.errorbar(
+            [speed.value], [ratio.value], xerr=across, yerr=up, fmt="o", color=colour, label=plain(engine.engine)
+        )
         if engine.byte_ratio:
             axis.axvline(engine.byte_ratio, color=colour, linestyle=":", linewidth=1)
     axis.set(xlabel="decode speedup over dense", ylabel="perplexity over dense")
@@ -152,7 +159,7 @@ def of_layers(scores: LayerScores, manifest: Manifest | None) -> list[Drawn]:
             axes[0].plot(layer.block, layer.values[metric], ".", color=GREY, markersize=4)
         means = [np.mean([layer.values[metric] for layer in scores.layers if layer.block == block]) for block in blocks]
         axes[0].plot(blocks, means, "o-", color=BLUE)
-        axes[0].set_ylabel(f"{metric}", parse_math=False)
+        axes[0].set_ylabel(plain(metric))
     if manifest is not None:
         _sparsity_by_block(axes[1], scores, manifest, blocks)
     axes[-1].set_xlabel("decoder block")

@@ -66,12 +66,12 @@ def write_report(
 ) -> tuple[Path, Path]:
     """Write report.md and report.html into `out_dir`; their paths."""
     title = _title(manifest)
-    sections = _sections(result, verdict, manifest)
+    sections, background = _sections(result, verdict), _background(result, manifest)
     figures = _plots(result, scores, spectra, manifest)
     notes = _caveats(result, manifest)
     markdown, html = out_dir / "report.md", out_dir / "report.html"
-    write_file(markdown, _markdown(title, verdict, sections, notes).encode())
-    write_file(html, _html(title, verdict, sections, figures, notes).encode())
+    write_file(markdown, _markdown(title, verdict, [*sections, *background], notes).encode())
+    write_file(html, _html(title, verdict, (sections, background), figures, notes).encode())
     return markdown, html
 
 
@@ -84,16 +84,17 @@ def _caveats(result: BenchResult, manifest: Manifest | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*tables.caveats(result), *(manifest.notes if manifest else ()))))
 
 
-def _sections(result: BenchResult, verdict: Verdict | None, manifest: Manifest | None) -> list[Table]:
+def _sections(result: BenchResult, verdict: Verdict | None) -> list[Table]:
     found = [tables.checks_table(verdict)] if verdict is not None and verdict.checks else []
     found.append(tables.speed_table(result))
     if result.quality:
         found.append(tables.quality_table(result.quality))
     found += [tables.size_table(result), tables.roofline_table(result), tables.evidence_table(result)]
-    found.append(tables.machine_table(result))
-    if manifest is not None:
-        found.append(_provenance(manifest))
     return found
+
+
+def _background(result: BenchResult, manifest: Manifest | None) -> list[Table]:
+    return [tables.machine_table(result), *([_provenance(manifest)] if manifest is not None else [])]
 
 
 def _provenance(manifest: Manifest) -> Table:
@@ -145,7 +146,11 @@ def _md(text: str) -> str:
 
 
 def _html(
-    title: str, verdict: Verdict | None, sections: Sequence[Table], figures: Sequence[Drawn], notes: Sequence[str]
+    title: str,
+    verdict: Verdict | None,
+    sections: tuple[Sequence[Table], Sequence[Table]],
+    figures: Sequence[Drawn],
+    notes: Sequence[str],
 ) -> str:
     try:
         import jinja2
@@ -157,7 +162,8 @@ def _html(
         title=title,
         outcome=verdict.outcome if verdict is not None and verdict.checks else "none",
         verdict=_verdict_line(verdict),
-        sections=sections,
+        sections=sections[0],
+        background=sections[1],
         plots=figures,
         notes=notes,
         version=__version__,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tailcut import codec
-from tailcut.manifest import Manifest, try_manifest
+from tailcut.manifest import Manifest, try_manifest, verify
 from tailcut.progress import console
 
 if TYPE_CHECKING:
@@ -14,14 +14,18 @@ if TYPE_CHECKING:
 
 
 def command(
-    directory: Annotated[Path, typer.Argument(help="A Hugging Face directory, plain or packed; pruned or not.")],
+    directory: Annotated[Path, typer.Argument(help="A Hugging Face directory, plain or packed, or an ONNX package.")],
     json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON on stdout.")] = False,
 ) -> None:
     """Count the zeros of every matrix in the decoder blocks of DIRECTORY, as they lie on disk.
 
     Also: bytes as stored dense and as bitmask-packed, the N:M pattern a matrix obeys, the sparsity of the whole
-    model, and what the manifest says about how the directory was made.
+    model, and what the manifest says about how the directory was made. Of an ONNX package, the manifest is shown
+    and every file is checked against its size and sha256.
     """
+    if (directory / "manifest.json").is_file() and any(directory.glob("*.onnx")):
+        _package(directory, json)
+        return
     from tailcut.compress.inspection import inspect_directory
 
     with console(quiet=json) as report:
@@ -32,6 +36,25 @@ def command(
     _show(found)
     manifest = try_manifest(directory)
     print(_origin(manifest) if manifest else "no manifest: this directory was not made by tailcut")
+
+
+def _package(directory: Path, json: bool) -> None:
+    manifest = verify(directory)
+    if json:
+        print(codec.to_json(manifest), end="")
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("matrix", "shape", "plan", "sparsity")
+    for name, layer in manifest.layers.items():
+        table.add_row(name, f"{layer.shape[0]} x {layer.shape[1]}", str(layer.plan.pattern), f"{layer.sparsity:.4f}")
+    Console().print(table)
+    size = sum(entry.size_bytes for entry in manifest.files.values())
+    print(f"block linears: {manifest.sparsity:.4f} zeros of {manifest.prunable_parameters:,} weights")
+    print(f"whole model:   {manifest.whole_model_sparsity:.4f} zeros of {manifest.total_parameters:,} weights")
+    print(f"on disk        {size / 1e6:.1f} MB, every file has the size and sha256 that the manifest states")
+    print(_origin(manifest))
 
 
 def _show(found: "Inspection") -> None:

@@ -28,6 +28,7 @@ from tailcut.progress import Reporter, silent
 from tailcut.results import BandwidthPoint, BenchResult, EngineResult, Machine, PackageFacts, Ratio, Side, Workload
 
 _NOISY = 0.10  # a block in which others used more of the machine, or a drift beyond it, is worth a caution
+_LITTLE = 0.25  # of the gain that the bytes would allow
 # Peak over plain float32 weights: an engine holds its packed copy beside what it read while it loads.
 _LOADING = 1.5
 
@@ -159,6 +160,12 @@ def cautions(result: EngineResult, speedup: Ratio) -> tuple[str, ...]:
         found.append(
             f"the speedup {speedup.value:.2f}x is above the byte ratio {result.byte_ratio:.2f}x: "
             "the dense baseline runs below its own roofline"
+        )
+    if result.byte_ratio is not None and speedup.high < 1 + (result.byte_ratio - 1) * _LITTLE:
+        isa = str((result.sparse.evidence if result.sparse else {}).get("isa", "this instruction set"))
+        found.append(
+            f"the bytes alone would allow {result.byte_ratio:.2f}x, the engine gained {speedup.value:.2f}x: its sparse "
+            f"kernel at this batch and on {isa} is not limited by memory"
         )
     if result.dense_drift is not None and result.dense_drift > 1 + _NOISY:
         found.append(f"the dense side's block medians alone moved by {result.dense_drift:.2f}x: a noisy machine")

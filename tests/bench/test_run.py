@@ -157,6 +157,12 @@ def test_a_speedup_beyond_the_bytes_is_flagged(engines: dict[str, Any], fake: An
     assert engine.sparse.roofline.estimate
 
 
+def test_zeros_that_gain_nothing_are_flagged(engines: dict[str, Any], fake: Any, make_package: Any) -> None:
+    engines["fake"] = fake(settings={"dense": {"ms": 20.0}, "sparse": {"ms": 20.0}}, COMPRESSES=True)
+    (engine,) = bench(make_package("dense"), make_package("sparse", 0.8), engines=["fake"], workload=WORK).engines
+    assert any("is not limited by memory" in caution for caution in engine.cautions)
+
+
 def test_too_little_memory_is_not_measured(
     engines: dict[str, Any], fake: Any, make_package: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,6 +72,8 @@ def measure(name: str, engine: Engine, pair: Pair, reference: Reference, report:
         _measure(name, engine, pair, raw, PHASES, reference, report)
         return Seen(raw, "")
     _measure(name, engine, pair, raw, ("decode",), reference, report)
+    if not pair.workload.prefill_block_count:
+        return Seen(raw, "not asked for")
     try:
         _measure(name, engine, pair, raw, ("prefill",), reference, report)
     except MissingEnvironmentError as error:

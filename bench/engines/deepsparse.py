@@ -49,7 +49,7 @@ def unfit(package: Path, workload: Workload) -> str | None:
     static = directory(package)
     missing = [name for name in ("decode.onnx", "prefill.onnx", "model.onnx.data") if not (static / name).is_file()]
     if missing:
-        return f"{static.name} has no {missing[0]}; make it with `tailcut export --deepsparse`"
+        return f"{static.name} has no {missing[0]}; make it with `tailcut export --variant deepsparse`"
     return None
 
 

@@ -1,0 +1,146 @@
+"""The tables of README.md and docs/, generated from benchmarks/results/*.json.
+
+    python benchmarks/tables.py           # rewrite what stands between <!-- table:NAME --> and <!-- /table -->
+    python benchmarks/tables.py --check   # exit 1 if a document does not show what the results say
+
+No number in these tables is typed by hand; a test runs the check.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cpu_decode  # beside this script
+import numpy as np
+
+from tailcut import codec
+from tailcut.bench.report import markdown_row
+from tailcut.bench.tables import interval, milliseconds
+from tailcut.results import BenchResult, Verdict
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+DOCUMENTS = ("README.md", "docs/experiments.md")
+_SLOT = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
+
+
+def quality() -> str:
+    """Perplexity at both contexts; alpha against uniform as paired log-perplexity difference over windows."""
+    data = json.loads((RESULTS / "alloc_quality.json").read_bytes())
+    rows, contexts = data["rows"], sorted(data["tokens_scored"], key=int)
+    head = ["pruner", "sparsity"]
+    for context in contexts:
+        head += [f"uniform @{context}", f"alpha @{context}", "alpha − uniform, nats (SE)"]
+    lines = [markdown_row(head), "|" + " --- |" * len(head)]
+    dense = [cell for context in contexts for cell in (_ppl(rows["dense"], context), "", "")]
+    lines.append(markdown_row(["dense", "0", *dense]))
+    for key, row in rows.items():
+        if " uniform " in key:
+            other = rows.get(key.replace(" uniform ", " alpha "))
+            cells = [cell for context in contexts for cell in _pair(row, other, context)]
+            lines.append(markdown_row([key.split()[0], key.split()[2], *cells]))
+    scored = ", ".join(f"{data['tokens_scored'][context]:,} at context {context}" for context in contexts)
+    cal, machine = data["calibration"], data["machine"]
+    note = (
+        f"WikiText-2 test whole ({scored} tokens scored), windows do not overlap; {data['text']['joining']}. "
+        f"Calibration: {cal['samples']} x {cal['seqlen']} tokens of {cal['file']}. float32 on {machine['accelerator']}, "
+        f"commit {machine['commit']}. alpha: alpha_peak by block, default tau (0.1, 0.2, 0.3 at 50, 60, 70 %)."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def _ppl(row: dict[str, Any], context: str) -> str:
+    value = row[f"ppl_{context}"]
+    return f"{value:.2f}" if value < 1e4 else f"{value:.3g}"
+
+
+def _pair(uniform: dict[str, Any], alpha: dict[str, Any] | None, context: str) -> list[str]:
+    if alpha is None:
+        return [_ppl(uniform, context), "", ""]
+    difference = (np.array(alpha[f"nll_{context}"]) - np.array(uniform[f"nll_{context}"])) / (int(context) - 1)
+    error = difference.std(ddof=1) / np.sqrt(len(difference))
+    return [_ppl(uniform, context), _ppl(alpha, context), f"{difference.mean():+.3f} ({error:.3f})"]
+
+
+def decode() -> str:
+    return cpu_decode.render(cpu_decode.read(RESULTS / "cpu_decode.json"))
+
+
+def esd() -> str:
+    data = json.loads((RESULTS / "alloc_esd.json").read_bytes())
+    seven = data["llama_7b"]
+    head = ["model", "matrices", "cold cache", "CPU time", "warm cache", "peak RSS", "LLaMA-7B, extrapolated"]
+    cells = [
+        f"synthetic Llama, {data['model']['parameters'] / 1e9:.1f} B",
+        str(data["model"]["matrices"]),
+        f"{data['seconds']['cold_cache']:.0f} s",
+        f"{data['seconds']['cold_cache_cpu']:.0f} s",
+        f"{data['seconds']['warm_cache']:.0f} s",
+        f"{data['memory_peak']['rss_bytes'] / 1e6:.0f} MB",
+        f"{seven['from_one_matrix_each_s'] / 60:.0f} to {seven['from_fit_s'] / 60:.0f} min",
+    ]
+    return "\n".join([markdown_row(head), "|" + " --- |" * len(head), markdown_row(cells)])
+
+
+def demo() -> str:
+    """What the last `make demo` run printed, from the files that it wrote."""
+    data = json.loads((RESULTS / "cpu_demo.json").read_bytes())
+    result = codec.from_json(BenchResult, json.dumps(data["result"]), "cpu_demo.json")
+    verdict = codec.from_json(Verdict, json.dumps(data["verdict"]), "cpu_demo.json")
+    head = ["engine", "dense TPOT", "sparse TPOT", "decode speedup", "prefill speedup", "sparse kernel shown"]
+    lines = [markdown_row(head), "|" + " --- |" * len(head)]
+    for engine in result.engines:
+        if engine.dense is None or engine.sparse is None:
+            lines.append(markdown_row([engine.engine, "not measured", engine.reason, "", "", ""]))
+            continue
+        times = milliseconds(engine.dense.decode_ms), milliseconds(engine.sparse.decode_ms)
+        ratios = interval(engine.decode_speedup), interval(engine.prefill_speedup)
+        shown = "yes" if engine.engagement and engine.engagement.proven else "no"
+        lines.append(markdown_row([f"{engine.engine} {engine.version}", *times, *ratios, shown]))
+    mb = result.dense.bytes_on_disk / 1e6, result.sparse.bytes_on_disk / 1e6
+    texts = [
+        f"perplexity {item.dense_perplexity:.2f} -> {item.sparse_perplexity:.2f} "
+        f"({item.tokens_scored:,} tokens of {item.text})"
+        for item in result.quality
+    ]
+    checks = "; ".join(f"{check.name}: {check.outcome}" for check in verdict.checks)
+    summary = (
+        f"{result.sparse.sparsity:.0%} of the block weights cut, package {mb[0]:.0f} -> {mb[1]:.0f} MB, "
+        f"{', '.join(texts)}. Verdict **{verdict.outcome}** ({checks}). Wall time {data['wall_s'] / 60:.1f} min with set-up "
+        f"from an empty environment, {data['run_s'] / 60:.1f} min of it the run; peak memory {data['peak_rss_mb']:.0f} MB."
+    )
+    return "\n".join([*lines, "", summary])
+
+
+TABLES: dict[str, Callable[[], str]] = {"quality": quality, "cpu_decode": decode, "esd": esd, "demo": demo}
+
+
+def render(text: str) -> str:
+    """A document with every slot filled from the results."""
+    return _SLOT.sub(lambda match: f"{match[1]}{TABLES[match[2]]()}\n{match[3]}", text)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    stale = []
+    for name in DOCUMENTS:
+        path = ROOT / name
+        old = path.read_text()
+        new = render(old)
+        if new != old:
+            stale.append(name)
+            if not check:
+                path.write_text(new)
+    for name in stale:
+        print(f"{name}: {'does not show what the results say' if check else 'tables rewritten'}")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,193 @@
+"""`tailcut run` on a tiny model: the whole street, resumed after kills, and what it says about bad input."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+TinyModel = Callable[..., Path]
+# what a run computes; result.json, verdict.json and the reports hold timings
+COMPUTED = ("recipe.json", "scores.json", "spectra.npz", "allocation.json", "quality.json", "model", "dense", "package")
+FLAGS = (
+    "--sparsity", "0.6", "--pruner", "wanda", "--samples", "4", "--seqlen", "32", "--engines", "onnxruntime",
+    "--threads", "1", "--prompt-tokens", "8", "--context", "32", "--new-tokens", "8", "--blocks", "2",
+    "--text-context", "32", "--windows", "4", "--max-ppl-ratio", "100",
+)  # fmt: skip
+
+
+def command(model: Path, out: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "tailcut", "run", str(model), "-o", str(out), *FLAGS, *more]
+
+
+def environment(home: Path) -> dict[str, str]:
+    # one thread: the number of threads decides the order of float sums; a lock of its own: tests may run side by side
+    own = {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(home / "cache"), "TAILCUT_BENCH_LOCK": str(home / "lock")}
+    return os.environ | own
+
+
+def run(model: Path, out: Path, *more: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        command(model, out, *more),
+        capture_output=True,
+        text=True,
+        env=environment(out.parent),
+        timeout=300,
+        check=False,
+    )
+
+
+def computed(out: Path) -> dict[str, bytes]:
+    files = [path for name in COMPUTED for path in ((out / name).rglob("*") if (out / name).is_dir() else [out / name])]
+    return {str(path.relative_to(out)): path.read_bytes() for path in files if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory that went through without interruption."""
+    out = tmp_path_factory.mktemp("run") / "out"
+    began = time.monotonic()
+    done = run(tiny_model("llama"), out)
+    assert done.returncode == 0, done.stderr
+    (out.parent / "seconds").write_text(str(time.monotonic() - began))
+    return out
+
+
+def test_the_whole_street_leaves_every_output(finished: Path) -> None:
+    for name in (*COMPUTED, "result.json", "verdict.json", "report.md", "report.html"):
+        assert (finished / name).exists(), name
+    verdict = json.loads((finished / "verdict.json").read_text())
+    assert verdict["outcome"] == "pass"
+    manifest = json.loads((finished / "package" / "manifest.json").read_text())
+    zeros = sum(layer["zeros"] for layer in manifest["layers"].values())
+    weights = sum(int(np.prod(layer["shape"])) for layer in manifest["layers"].values())
+    # Wanda removes floor(in * s) of every row: at most one weight a row below the plan, rows have 32 weights or more
+    assert 0.6 - 1 / 32 <= zeros / weights <= 0.6
+
+
+def test_a_second_run_does_nothing_again(finished: Path, tiny_model: TinyModel) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    done = run(tiny_model("llama"), finished)
+    assert done.returncode == 0, done.stderr
+    changed = {path.name for path, when in before.items() if path.stat().st_mtime_ns != when}
+    assert changed <= {"recipe.json"}
+
+
+def test_a_new_limit_judges_again_without_measuring_again(
+    finished: Path, tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    when = (out / "result.json").stat().st_mtime_ns
+    done = run(tiny_model("llama"), out, "--min-speedup", "1.0001")
+    # ONNX Runtime has no sparse kernel, so a speedup limit on it must not pass
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert (out / "result.json").stat().st_mtime_ns == when
+
+
+def test_ctrl_c_says_how_to_go_on(tiny_model: TinyModel, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        command(tiny_model("llama"), tmp_path / "out"),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(tmp_path),
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "out" / "recipe.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "run the same command again" in errors
+    assert "Traceback" not in errors
+
+
+def test_an_absent_engine_is_not_measured_and_not_passed(tiny_model: TinyModel, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    home = environment(tmp_path) | {"TAILCUT_ENGINES": str(tmp_path / "none")}
+    words = command(tiny_model("llama"), out, "--engines", "deepsparse", "--min-speedup", "1.1")
+    done = subprocess.run(words, capture_output=True, text=True, env=home, timeout=300, check=False)
+    assert done.returncode == 3, done.stdout + done.stderr
+    engine = json.loads((out / "result.json").read_text())["engines"][0]
+    assert engine["status"] == "not measured"
+    assert "tailcut engines install deepsparse" in engine["reason"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (("--sparsity", "1.2"), "sparsity must be in [0, 1)"),
+        (("--pattern", "24"), "is not N:M"),
+        (("--allocator", "os.system"), "unknown allocator"),
+        (("--engines", "abacus"), "unknown engine"),
+        (("--context", "4"), "cannot hold"),
+        (("--calibration", "/no/such/file.txt"), "cannot read the text"),
+        (("--granularity", "atom"), "granularity"),
+    ],
+)
+def test_bad_settings_are_one_sentence(
+    flags: tuple[str, ...], sentence: str, tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    done = run(tiny_model("llama"), tmp_path / "out", *flags)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out" / "model").exists()
+
+
+def test_a_missing_tokenizer_is_one_sentence(tiny_model: TinyModel, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model("llama"), model)
+    (model / "tokenizer.json").unlink()
+    done = run(model, tmp_path / "out")
+    assert done.returncode == 2
+    assert "tokenizer" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_recipe_file_and_flags_on_top(tiny_model: TinyModel, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"model: {tiny_model('llama')}\nsparsity: 1.5\n")
+    done = run(recipe, tmp_path / "out")  # the flag --sparsity 0.6 wins over the file
+    assert done.returncode == 0, done.stderr
+    recipe.write_text("model: x\ntrust_remote_code: true\n")
+    done = run(recipe, tmp_path / "other")
+    assert done.returncode == 2
+    assert "trust_remote_code" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_kill_9_at_ten_random_moments_ends_in_the_same_bytes(
+    finished: Path, tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    seconds = float((finished.parent / "seconds").read_text())
+    want, out = computed(finished), tmp_path / "out"
+    rng = np.random.default_rng(20261122)
+    killed = 0
+    for moment in rng.uniform(0.05, 0.9, 10):
+        process = subprocess.Popen(
+            command(tiny_model("llama"), out), env=environment(tmp_path), start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            process.wait(timeout=seconds * moment)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            killed += process.wait() == -signal.SIGKILL
+        if (out / "verdict.json").exists():  # it got through: start over, so that every kill hits work
+            assert computed(out) == want
+            shutil.rmtree(out)
+    assert killed >= 5
+    done = run(tiny_model("llama"), out)
+    assert done.returncode == 0, done.stderr
+    assert computed(out) == want
+    leftovers = [
+        path for path in (*out.rglob("*"), *out.parent.glob("out*")) if ".tmp-" in path.name or path.suffix == ".work"
+    ]
+    assert leftovers == []

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from tailcut import __version__
 from tailcut.bench import engines as registry
@@ -18,7 +17,7 @@ from tailcut.bench.bandwidth import measure_bandwidth
 from tailcut.bench.engines import Engine
 from tailcut.bench.lock import machine_lock
 from tailcut.bench.machine import describe_machine, usable_cpus
-from tailcut.bench.pair import CHECK_TOKENS, Pair, Raw, Role
+from tailcut.bench.pair import Logits, Pair, Raw, References, Role, first_tokens
 from tailcut.bench.roofline import Dimensions, broken, kv_bytes, read_dimensions, roofline, weight_bytes
 from tailcut.bench.stats import drift, median_ratio
 from tailcut.bench.worker import Worker
@@ -46,14 +45,16 @@ def bench(
     with machine_lock(report):
         machine = describe_machine()
         bandwidth = measure_bandwidth(workload.threads, report=report)
-        results = tuple(session.engine(name, engine, machine, bandwidth[-1]) for name, engine in loaded.items())
+        # the reference engine first: its logits, which the others are checked against, then cost no extra load
+        order = sorted(loaded, key=lambda name: loaded[name].TOLERANCE > 0.0)
+        measured = {name: session.engine(name, loaded[name], machine, bandwidth[-1]) for name in order}
     return BenchResult(
         machine=machine,
         bandwidth=bandwidth,
         workload=workload,
         dense=package_facts(dense),
         sparse=package_facts(sparse),
-        engines=results,
+        engines=tuple(measured[name] for name in loaded),
         made_by=f"tailcut {__version__} bench",
     )
 
@@ -72,7 +73,7 @@ class Session:
         tokens = rng.integers(0, self.sizes.vocab, (workload.batch, workload.context), np.int64)
         footprint = 2 * self.manifests["dense"].total_parameters * 4 * _LOADING
         self.pair = Pair(self.packages, workload, tokens, int(footprint))
-        self._logits: dict[Role, npt.NDArray[np.float32]] = {}
+        self.references = References(self._reference)
 
     def engine(self, name: str, engine: Engine, machine: Machine, bandwidth: BandwidthPoint) -> EngineResult:
         """Measured, or not measured with the reason."""
@@ -83,21 +84,17 @@ class Session:
             )
             if reason:
                 return replace(blank, reason=reason)
-            seen = pairing.measure(name, engine, self.pair, self.reference, self.report)
+            seen = pairing.measure(name, engine, self.pair, self.references, self.report)
         except MissingEnvironmentError as error:
             return replace(blank, reason=str(error))
         return self._result(replace(blank, prefill_reason=seen.prefill_reason), engine, seen.raw, machine, bandwidth)
 
-    def reference(self, role: Role) -> npt.NDArray[np.float32]:
-        """ONNX Runtime's logits float32 [1, n, vocab] of the first tokens on one package."""
-        if role not in self._logits:
-            launch = registry.load("onnxruntime").launch(self.packages[role], "prefill", self.workload)
-            with Worker(launch) as worker:
-                worker.ask("open", **launch.settings)
-                count = min(CHECK_TOKENS, self.workload.prompt_tokens)
-                _, arrays = worker.ask("logits", {"tokens": np.ascontiguousarray(self.pair.tokens[:1, :count])})
-                self._logits[role] = arrays["logits"]
-        return self._logits[role]
+    def _reference(self, role: Role) -> Logits:
+        launch = registry.load("onnxruntime").launch(self.packages[role], "prefill", self.workload)
+        with Worker(launch) as worker:
+            worker.ask("open", **launch.settings)
+            _, arrays = worker.ask("logits", {"tokens": first_tokens(self.pair)})
+        return arrays["logits"]
 
     def _unfit(self, engine: Engine, role: Role) -> str | None:
         reason = engine.unfit(self.packages[role], self.workload)

@@ -9,6 +9,7 @@ This module only orders the rooms; what each stage does lives in its room, which
 """
 
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 from tailcut import codec
 from tailcut.allocation import Allocation, LayerScores
 from tailcut.checkpoint import Checkpoint
+from tailcut.errors import InputError
 from tailcut.manifest import try_manifest
 from tailcut.progress import Reporter, silent
 from tailcut.recipe import Recipe
@@ -66,19 +68,18 @@ def run(recipe: Recipe, out: Path, report: Reporter = silent) -> "Verdict":
 def plan(state: Run, model_fingerprint: str) -> tuple[Stage, ...]:
     """The stages with what each depends on; a setting appears at the stage whose output it changes."""
     recipe = state.recipe
+    static = _static_reason(recipe) is None  # an engine that is installed later makes its stages run again
 
     def stage(name: str, after: tuple[str, ...], outputs: tuple[str, ...], work: Callable[[Run], None]) -> Stage:
         fields = {field: getattr(recipe, field) for field in _SETTINGS[name]}
-        extra = {"model": model_fingerprint} if not after else {}
+        extra = {"measure": {"model": model_fingerprint}, "export": {"static": static}}.get(name, {})
         return Stage(name, after, fields | extra, outputs, lambda: work(state), resumes=name == "compress")
 
-    static = _wants_static(recipe)
-    exported = ("dense", "package", *(("dense-deepsparse", "package-deepsparse") if static else ()))
     return (
         stage("measure", (), ("scores.json", "spectra.npz"), _measure),
         stage("allocate", ("measure",), ("allocation.json",), _allocate),
         stage("compress", ("allocate",), ("model",), _compress),
-        stage("export", ("compress",), exported, _export),
+        stage("export", ("compress",), ("dense", "package"), _export),
         stage("quality", ("compress",), ("quality.json",), _quality),
         stage("bench", ("export", "quality"), ("result.json",), _bench),
         stage("gate", ("bench",), ("verdict.json",), _gate),
@@ -138,20 +139,25 @@ def _compress(state: Run) -> None:
 
 def _export(state: Run) -> None:
     from tailcut.export.run import export
+
+    for source, name in ((state.model, "dense"), (state.out / "model", "package")):
+        export(source, state.out / name, layout="bitmask", overwrite=True, report=state.report)
+        if _static_reason(state.recipe) is None:
+            _export_static(state, source, state.out / f"{name}-{STATIC_ENGINE}")
+
+
+def _export_static(state: Run, source: Path, out: Path) -> None:
+    """A model that the engine cannot take is not an error of the run: the bench will say "not measured"."""
     from tailcut.export.static import export_deepsparse
 
-    recipe, out = state.recipe, state.out
-    for source, name in ((state.model, "dense"), (out / "model", "package")):
-        export(source, out / name, layout="bitmask", overwrite=True, report=state.report)
-        if _wants_static(recipe):
-            export_deepsparse(
-                source,
-                out / f"{name}-deepsparse",
-                context=recipe.context,
-                prompt=recipe.prompt_tokens,
-                overwrite=True,
-                report=state.report,
-            )
+    recipe = state.recipe
+    try:
+        export_deepsparse(
+            source, out, context=recipe.context, prompt=recipe.prompt_tokens, overwrite=True, report=state.report
+        )
+    except InputError as error:
+        shutil.rmtree(out, ignore_errors=True)  # one of an earlier recipe would be another model
+        state.report("export", 1, 1, f"no {STATIC_ENGINE} variant: {error}")
 
 
 def _quality(state: Run) -> None:
@@ -219,5 +225,10 @@ def _report(state: Run) -> None:
     )
 
 
-def _wants_static(recipe: Recipe) -> bool:
-    return STATIC_ENGINE in recipe.engines
+def _static_reason(recipe: Recipe) -> str | None:
+    """Why no static variants are exported; None if they are."""
+    from tailcut.bench import engines
+
+    if STATIC_ENGINE not in recipe.engines:
+        return f"{STATIC_ENGINE} is not among the engines"
+    return engines.load(STATIC_ENGINE).available()

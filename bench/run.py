@@ -94,7 +94,8 @@ class Session:
         with Worker(launch) as worker:
             worker.ask("open", **launch.settings)
             _, arrays = worker.ask("logits", {"tokens": first_tokens(self.pair)})
-        return arrays["logits"]
+        logits: Logits = arrays["logits"]
+        return logits
 
     def _unfit(self, engine: Engine, role: Role) -> str | None:
         reason = engine.unfit(self.packages[role], self.workload)

@@ -71,9 +71,12 @@ def plan(state: Run, model_fingerprint: str) -> tuple[Stage, ...]:
     static = _static_reason(recipe) is None  # an engine that is installed later makes its stages run again
 
     def stage(name: str, after: tuple[str, ...], outputs: tuple[str, ...], work: Callable[[Run], None]) -> Stage:
-        fields = {field: getattr(recipe, field) for field in _SETTINGS[name]}
-        extra = {"measure": {"model": model_fingerprint}, "export": {"static": static}}.get(name, {})
-        return Stage(name, after, fields | extra, outputs, lambda: work(state), resumes=name == "compress")
+        fields: dict[str, object] = {field: getattr(recipe, field) for field in _SETTINGS[name]}
+        if name == "measure":
+            fields["model"] = model_fingerprint
+        if name == "export":
+            fields["static"] = static
+        return Stage(name, after, fields, outputs, lambda: work(state), resumes=name == "compress")
 
     return (
         stage("measure", (), ("scores.json", "spectra.npz"), _measure),

@@ -41,6 +41,15 @@ def measure_bandwidth(threads: int, *, passes: int = 4, report: Reporter = silen
     return tuple(points)
 
 
+def best_of(*measurements: Sequence[BandwidthPoint]) -> tuple[BandwidthPoint, ...]:
+    """Several measurements of the same thread counts as one: all samples, the best of them."""
+    merged = []
+    for points in zip(*measurements, strict=True):
+        samples = tuple(sample for point in points for sample in point.samples_gb_per_s)
+        merged.append(BandwidthPoint(points[0].threads, max(point.best_gb_per_s for point in points), samples))
+    return tuple(merged)
+
+
 def _buffer_bytes() -> int:
     """At least 1 GiB and 8 times the last-level cache, but never more than a quarter of the free memory."""
     wanted = max(_GIB, 8 * l3_bytes())

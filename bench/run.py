@@ -13,11 +13,11 @@ import numpy as np
 from tailcut import __version__
 from tailcut.bench import engines as registry
 from tailcut.bench import pair as pairing
-from tailcut.bench.bandwidth import measure_bandwidth
+from tailcut.bench.bandwidth import best_of, measure_bandwidth
 from tailcut.bench.engines import Engine
 from tailcut.bench.lock import machine_lock
 from tailcut.bench.machine import describe_machine, usable_cpus
-from tailcut.bench.pair import Logits, Pair, Raw, References, Role, first_tokens
+from tailcut.bench.pair import Logits, Pair, Raw, References, Role, Seen, first_tokens
 from tailcut.bench.roofline import Dimensions, broken, kv_bytes, read_dimensions, roofline, weight_bytes
 from tailcut.bench.stats import drift, median_ratio
 from tailcut.bench.worker import Worker
@@ -44,17 +44,20 @@ def bench(
     session = Session(dense, sparse, workload, report)
     with machine_lock(report):
         machine = describe_machine()
-        bandwidth = measure_bandwidth(workload.threads, report=report)
+        before = measure_bandwidth(workload.threads, report=report)
         # the reference engine first: its logits, which the others are checked against, then cost no extra load
         order = sorted(loaded, key=lambda name: loaded[name].TOLERANCE > 0.0)
-        measured = {name: session.engine(name, loaded[name], machine, bandwidth[-1]) for name in order}
+        seen = {name: session.engine(name, loaded[name]) for name in order}
+        # a shared machine's bandwidth moves by the minute: a ceiling from one side of the session alone would refuse
+        # honest runs
+        bandwidth = best_of(before, measure_bandwidth(workload.threads, report=report))
     return BenchResult(
         machine=machine,
         bandwidth=bandwidth,
         workload=workload,
         dense=package_facts(dense),
         sparse=package_facts(sparse),
-        engines=tuple(measured[name] for name in loaded),
+        engines=tuple(session.result(loaded[name], *seen[name], machine, bandwidth[-1]) for name in loaded),
         made_by=f"tailcut {__version__} bench",
     )
 
@@ -75,19 +78,19 @@ class Session:
         self.pair = Pair(self.packages, workload, tokens, int(footprint))
         self.references = References(self._reference)
 
-    def engine(self, name: str, engine: Engine, machine: Machine, bandwidth: BandwidthPoint) -> EngineResult:
-        """Measured, or not measured with the reason."""
+    def engine(self, name: str, engine: Engine) -> tuple[EngineResult, Seen | None]:
+        """What was seen, or None with the reason in the blank result beside it."""
         blank = EngineResult(engine=name, status="not measured", licence=engine.LICENCE)
         try:
             reason = engine.available() or next(
                 filter(None, (self._unfit(engine, role) for role in pairing.ROLES)), None
             )
             if reason:
-                return replace(blank, reason=reason)
+                return replace(blank, reason=reason), None
             seen = pairing.measure(name, engine, self.pair, self.references, self.report)
         except MissingEnvironmentError as error:
-            return replace(blank, reason=str(error))
-        return self._result(replace(blank, prefill_reason=seen.prefill_reason), engine, seen.raw, machine, bandwidth)
+            return replace(blank, reason=str(error)), None
+        return replace(blank, prefill_reason=seen.prefill_reason), seen
 
     def _reference(self, role: Role) -> Logits:
         launch = registry.load("onnxruntime").launch(self.packages[role], "prefill", self.workload)
@@ -101,10 +104,13 @@ class Session:
         reason = engine.unfit(self.packages[role], self.workload)
         return f"{role} package: {reason}" if reason else None
 
-    def _result(
-        self, blank: EngineResult, engine: Engine, raw: dict[Role, Raw], machine: Machine, bandwidth: BandwidthPoint
+    def result(
+        self, engine: Engine, blank: EngineResult, seen: Seen | None, machine: Machine, bandwidth: BandwidthPoint
     ) -> EngineResult:
-        sides = {role: self._side(role, engine, raw[role], machine, bandwidth) for role in pairing.ROLES}
+        """The statistics of what was seen; a measurement that cannot be true is refused."""
+        if seen is None:
+            return blank
+        sides = {role: self._side(role, engine, seen.raw[role], machine, bandwidth) for role in pairing.ROLES}
         refusals = [broken(side.roofline, role, bandwidth, machine.l3_bytes) for role, side in sides.items()]
         if reason := next(filter(None, refusals), None):
             return replace(blank, reason=reason)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tailcut import codec
-from tailcut.bench.bandwidth import measure_bandwidth
+from tailcut.bench.bandwidth import best_of, measure_bandwidth
 from tailcut.bench.load import OthersLoad
 from tailcut.bench.machine import describe_machine, physical_cpus, pinned_cpus, usable_cpus
 from tailcut.bench.roofline import Dimensions, broken, kv_bytes, read_dimensions, roofline, weight_bytes
@@ -92,3 +92,8 @@ def test_the_load_of_others_is_seen_and_our_own_is_not() -> None:
     own.wait()
     # it got some share of a CPU; on a crowded machine perhaps a quarter of one
     assert difference * (os.cpu_count() or 1) > 0.15
+
+
+def test_two_measurements_make_one_with_all_samples_and_the_best() -> None:
+    slow, fast = BandwidthPoint(2, 20.0, (19.0, 20.0)), BandwidthPoint(2, 28.0, (28.0, 21.0))
+    assert best_of((slow,), (fast,)) == (BandwidthPoint(2, 28.0, (19.0, 20.0, 28.0, 21.0)),)

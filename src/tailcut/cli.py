@@ -10,6 +10,7 @@ from tailcut import __version__, plugins
 from tailcut.errors import EXIT_ENVIRONMENT, TailcutError
 
 _INTERRUPTED = 130  # the shell's convention for Ctrl-C
+_GO_ON = "interrupted; nothing was left half-written, run the same command again to go on"
 
 app = typer.Typer(
     name="tailcut",
@@ -51,7 +52,11 @@ def main() -> NoReturn:
     except TailcutError as error:
         fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        fail("interrupted; nothing was left half-written, run the same command again to go on", _INTERRUPTED)
+        fail(_GO_ON, _INTERRUPTED)
+    except SystemExit as stop:
+        if stop.code == _INTERRUPTED:  # typer turns Ctrl-C inside a command into this, and says nothing
+            fail(_GO_ON, _INTERRUPTED)
+        raise
     except MemoryError:
         fail("not enough memory for this model on this machine; free some or use a larger machine", EXIT_ENVIRONMENT)
     sys.exit(0)

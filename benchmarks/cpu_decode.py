@@ -39,6 +39,8 @@ def measure(options: argparse.Namespace) -> list[BenchResult]:
             report("cpu_decode", done, len(sessions), f"{package.name}, {work.threads} threads")
             if known(results, options.dense, package, work, options.engines):
                 continue
+            # an earlier session of these packages in which an engine could not be measured gives way
+            results = [result for result in results if not same(result, options.dense, package, work)]
             results.append(bench(options.dense, package, engines=options.engines, workload=work, report=report))
             write(options.output, results)
     return results
@@ -74,14 +76,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def same(result: BenchResult, dense: Path, sparse: Path, workload: Workload) -> bool:
+    """Whether a session was about these packages and this workload."""
+    hashes = package_facts(dense).sha256, package_facts(sparse).sha256
+    return (result.dense.sha256, result.sparse.sha256) == hashes and result.workload == workload
+
+
 def known(
     results: Sequence[BenchResult], dense: Path, sparse: Path, workload: Workload, engines: Sequence[str]
 ) -> bool:
     """Whether these packages were benched with this workload before, every engine with a measurement."""
-    hashes = package_facts(dense).sha256, package_facts(sparse).sha256
     return any(
-        (result.dense.sha256, result.sparse.sha256) == hashes
-        and result.workload == workload
+        same(result, dense, sparse, workload)
         and {engine.engine for engine in result.engines if engine.status == "measured"} >= set(engines)
         for result in results
     )

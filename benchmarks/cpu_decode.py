@@ -109,6 +109,7 @@ def render(results: Sequence[BenchResult]) -> str:
         return "no sessions"
     machine, work = results[0].machine, results[0].workload
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
+    commits = ", ".join(dict.fromkeys(str(result.machine.commit) for result in results))
     header = (
         "engine",
         "threads",
@@ -126,7 +127,7 @@ def render(results: Sequence[BenchResult]) -> str:
     return "\n".join(
         [
             (
-                f"{machine.cpu} ({machine.cores} cores, {' '.join(machine.isa)}), {versions}, commit {machine.commit}. "
+                f"{machine.cpu} ({machine.cores} cores, {' '.join(machine.isa)}), {versions}, commits {commits}. "
                 f"Batch {work.batch}, context {work.context}, {work.blocks} ABBA blocks; speedup is the ratio of medians "
                 f"with its {work.confidence:.0%} bootstrap interval."
             ),

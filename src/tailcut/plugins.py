@@ -18,11 +18,16 @@ def names(package: str) -> tuple[str, ...]:
     return tuple(sorted(name.replace("_", "-") for name in found if not name.startswith("_")))
 
 
-def load(package: str, name: str) -> ModuleType:
-    """The module of one plugin; InputError lists the choices when the name is unknown."""
+def require(package: str, name: str) -> str:
+    """The plugin's name as spelt on the command line; InputError lists the choices when it is unknown."""
     known = names(package)
     spelt = name.replace("_", "-")
     if spelt not in known:
         kind = package.rsplit(".", 1)[-1].removesuffix("s")
         raise InputError(f"unknown {kind} {name!r}; choose one of {', '.join(known)}")
-    return import_module(f"{package}.{spelt.replace('-', '_')}")
+    return spelt
+
+
+def load(package: str, name: str) -> ModuleType:
+    """The module of one plugin; InputError lists the choices when the name is unknown."""
+    return import_module(f"{package}.{require(package, name).replace('-', '_')}")

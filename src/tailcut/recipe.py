@@ -55,9 +55,9 @@ class Recipe:
     def __post_init__(self) -> None:
         self.budget()
         for folder, name in (("compress.allocators", self.allocator), ("compress.pruners", self.pruner)):
-            _require_known(f"tailcut.{folder}", name)
+            plugins.require(f"tailcut.{folder}", name)
         for engine in self.engines:
-            _require_known("tailcut.bench.engines", engine)
+            plugins.require("tailcut.bench.engines", engine)
         positive = ("samples", "seqlen", "prompt_tokens", "new_tokens", "blocks", "text_context")
         for field in positive:
             if getattr(self, field) < 1:
@@ -73,14 +73,6 @@ class Recipe:
             return Budget(self.sparsity, self.cap)
         pattern = parse_nm(self.pattern)
         return Budget(pattern.sparsity, max(self.cap, pattern.sparsity), pattern)
-
-
-def _require_known(package: str, name: str) -> None:
-    spelt = name.replace("_", "-")
-    known = plugins.names(package)
-    if spelt not in known:
-        kind = package.rsplit(".", 1)[-1].removesuffix("s")
-        raise InputError(f"unknown {kind} {name!r}; choose one of {', '.join(known)}")
 
 
 def read_recipe(path: Path, overrides: dict[str, Any]) -> Recipe:

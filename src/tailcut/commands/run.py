@@ -6,14 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tailcut import codec
-from tailcut.errors import EXIT_GATE_FAILED, EXIT_INCONCLUSIVE, EXIT_PASS
 from tailcut.progress import console
 from tailcut.recipe import Recipe, make_recipe, read_recipe, with_paths
 
 if TYPE_CHECKING:
     from tailcut.results import Verdict
-
-EXIT_OF = {"pass": EXIT_PASS, "fail": EXIT_GATE_FAILED, "inconclusive": EXIT_INCONCLUSIVE}
 
 
 def command(
@@ -67,7 +64,7 @@ def command(
         print(codec.to_json(verdict), end="")
     else:
         _show(verdict, out)
-    raise typer.Exit(EXIT_OF[verdict.outcome])
+    raise typer.Exit(verdict.exit_code)
 
 
 def _recipe(source: str, given: dict[str, Any]) -> Recipe:

@@ -1,8 +1,28 @@
-// The AVX2 table.
-#include "pack.h"
+// The AVX2 table: int8 and int4 by the integer kernels, everything else by the float kernels.
+
+#include "avx2.h"
+#include "avx2_float.h"
 
 namespace tailcut {
-const Kernels* avx2_kernels() { return nullptr; }
-bool slots_are_better(const Source&, const Counted&) { return false; }
-bool pack_slots(const Source&, const Counted&, Matrix*, std::string*) { return false; }
+namespace avx2 {
+namespace {
+
+size_t scratch_bytes(const Matrix& w, int64_t m) {
+  return integer(w) ? static_cast<size_t>(m) * activation_bytes(w) : 0;
+}
+
+void compute(const Matrix& w, const float* x, const uint8_t* scratch, int64_t m, float* y, int64_t ldy, int64_t row0,
+             int64_t row1) {
+  if (integer(w)) int_compute(w, scratch, m, y, ldy, row0, row1);
+  else float_compute(w, x, m, y, ldy, row0, row1);
+}
+
+}  // namespace
+}  // namespace avx2
+
+const Kernels* avx2_kernels() {
+  static const Kernels table{"avx2", avx2::scratch_bytes, avx2::prepare, avx2::compute};
+  return &table;
+}
+
 }  // namespace tailcut

@@ -1,0 +1,57 @@
+// What the AVX2 translation units share.
+#pragma once
+
+#include <immintrin.h>
+
+#include "matrix.h"
+
+namespace tailcut::avx2 {
+
+inline bool integer(const Matrix& w) { return w.kind == Kind::i8 || w.kind == Kind::i4; }
+
+// Above this many rows of x a slots matrix is expanded once instead of being read once a row of x (from cache).
+constexpr int64_t kSlotsPasses = 16;
+
+// Whether the kernels want x as int16 (panels) rather than as int8 and its absolute values (one row at a time).
+inline bool wide(const Matrix& w, int64_t m) { return w.format == Format::slots ? m > kSlotsPasses : m > 1; }
+
+// What `prepare` leaves of one row of x. Narrow: x8, then |x8|. Wide: x16. Columns are padded with zeros to blocks.
+struct Activations {
+  const float* scales;  // [groups]
+  bool bad;             // a NaN or an infinity was among them
+  const int8_t* x8;
+  const uint8_t* abs8;
+  const int16_t* x16;
+};
+
+inline size_t header_bytes(const Matrix& w) { return static_cast<size_t>((w.groups * 4 + 4 + 63) / 64 * 64); }
+inline size_t activation_bytes(const Matrix& w) {  // two int8 arrays or one of int16
+  return header_bytes(w) + static_cast<size_t>(w.blocks * kBlock * 2);
+}
+
+inline Activations activations(const Matrix& w, const uint8_t* scratch, int64_t i) {
+  const uint8_t* at = scratch + static_cast<size_t>(i) * activation_bytes(w);
+  const uint8_t* columns = at + header_bytes(w);
+  const auto* scales = reinterpret_cast<const float*>(at);
+  return {scales, scales[w.groups] != 0.0f, reinterpret_cast<const int8_t*>(columns), columns + w.blocks * kBlock,
+          reinterpret_cast<const int16_t*>(columns)};
+}
+
+void prepare(const Matrix& w, const float* x, int64_t m, int64_t first, int64_t last, uint8_t* scratch);
+
+// i8 and i4, formats bitmask and dense: one row of x; and one row of W as int16 [blocks * 64].
+void int_gemv(const Matrix& w, const Activations& x, float* y, int64_t row0, int64_t row1);
+void int_expand(const Matrix& w, int64_t row, int16_t* to);
+// i8 slots: the same for a tile of 16 rows (row a multiple of 16); `to` has rows of blocks * 64.
+void slots_gemv(const Matrix& w, const Activations& x, float* y, int64_t tile);
+void slots_expand(const Matrix& w, int64_t tile, int16_t* to);
+// All of i8 and i4 for any m.
+void int_compute(const Matrix& w, const uint8_t* scratch, int64_t m, float* y, int64_t ldy, int64_t row0, int64_t row1);
+
+inline float sum_lanes(__m256 v) {
+  __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+
+}  // namespace tailcut::avx2

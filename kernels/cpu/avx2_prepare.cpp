@@ -1,0 +1,84 @@
+// Activations to int8 in groups of 128 columns, as portable.cpp defines it.
+
+#include <cmath>
+#include <cstring>
+
+#include "avx2.h"
+
+namespace tailcut::avx2 {
+namespace {
+
+// Largest absolute value of 128 floats as its bit pattern: it orders like the value, and NaN above infinity.
+uint32_t largest_bits(const float* x) {
+  const __m256i no_sign = _mm256_set1_epi32(0x7fffffff);
+  __m256i top = _mm256_setzero_si256();
+  for (int j = 0; j < kGroup; j += 8) {
+    const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + j));
+    top = _mm256_max_epi32(top, _mm256_and_si256(bits, no_sign));
+  }
+  __m128i half = _mm_max_epi32(_mm256_castsi256_si128(top), _mm256_extracti128_si256(top, 1));
+  half = _mm_max_epi32(half, _mm_shuffle_epi32(half, 0x4e));
+  half = _mm_max_epi32(half, _mm_shuffle_epi32(half, 0xb1));
+  return static_cast<uint32_t>(_mm_cvtsi128_si32(half));
+}
+
+__m256i rounded16(const float* x, __m256 inverse) {  // 16 columns as int16
+  const __m256i a = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x), inverse));
+  const __m256i b = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8), inverse));
+  return _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8);
+}
+
+struct Target {
+  int8_t* x8;
+  uint8_t* abs8;
+  int16_t* x16;  // null: narrow
+};
+
+void write16(__m256i columns, const Target& to, int64_t at) {
+  if (to.x16) return _mm256_storeu_si256(reinterpret_cast<__m256i*>(to.x16 + at), columns);
+  const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(columns), _mm256_extracti128_si256(columns, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to.x8 + at), bytes);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to.abs8 + at), _mm_abs_epi8(bytes));
+}
+
+// One group at column `at`; writes up to `stop` columns (a multiple of 64) and returns its scale.
+float quantise_group(const float* x, int64_t at, int64_t stop, const Target& to, bool* bad) {
+  const uint32_t bits = largest_bits(x);
+  float largest;
+  std::memcpy(&largest, &bits, 4);
+  if (bits >= 0x7f800000u) *bad = true, largest = 0;
+  float inverse = largest > 0 ? 127.0f / largest : 0.0f;
+  if (!std::isfinite(inverse)) inverse = 0;
+  const __m256 wide = _mm256_set1_ps(inverse);
+  for (int64_t j = 0; at + j < stop && j < kGroup; j += 16)
+    write16(inverse > 0 ? rounded16(x + j, wide) : _mm256_setzero_si256(), to, at + j);
+  return inverse > 0 ? largest / 127.0f : 0.0f;
+}
+
+}  // namespace
+
+void prepare(const Matrix& w, const float* x, int64_t m, int64_t first, int64_t last, uint8_t* scratch) {
+  if (!integer(w)) return;
+  for (int64_t i = first; i < last; ++i) {
+    uint8_t* base = scratch + static_cast<size_t>(i) * activation_bytes(w);
+    auto* scales = reinterpret_cast<float*>(base);
+    uint8_t* columns = base + header_bytes(w);
+    const Target to{reinterpret_cast<int8_t*>(columns), columns + w.blocks * kBlock,
+                    wide(w, m) ? reinterpret_cast<int16_t*>(columns) : nullptr};
+    bool bad = false;
+    for (int64_t g = 0; g < w.groups; ++g) {
+      const int64_t at = g * kGroup;
+      const float* from = x + i * w.cols + at;
+      float padded[kGroup];
+      if (at + kGroup > w.cols) {
+        std::memset(padded, 0, sizeof padded);
+        std::memcpy(padded, from, static_cast<size_t>(w.cols - at) * sizeof(float));
+        from = padded;
+      }
+      scales[g] = quantise_group(from, at, w.blocks * kBlock, to, &bad);
+    }
+    scales[w.groups] = bad ? 1.0f : 0.0f;
+  }
+}
+
+}  // namespace tailcut::avx2

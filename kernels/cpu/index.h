@@ -35,11 +35,12 @@ namespace tailcut {
 
 constexpr int64_t kIndexSteps = 4;  // deltas of a group fill one cache line
 
-constexpr size_t value_bytes_of(Kind kind) { return kind == Kind::f32 ? 4 : 2; }  // of f32, f16, bf16
-constexpr size_t index_group_bytes(Kind kind) { return size_t(kIndexSteps * kTile) * (1 + value_bytes_of(kind)); }
-constexpr int64_t index_slices(int64_t rows) { return (rows + kTile - 1) / kTile; }
+// static: a copy compiled for AVX-512 must never be the one that the portable code is linked to
+static constexpr size_t value_bytes_of(Kind kind) { return kind == Kind::f32 ? 4 : 2; }  // of f32, f16, bf16
+static constexpr size_t index_group_bytes(Kind kind) { return size_t(kIndexSteps * kTile) * (1 + value_bytes_of(kind)); }
+static constexpr int64_t index_slices(int64_t rows) { return (rows + kTile - 1) / kTile; }
 
-inline const uint32_t* index_order(const Matrix& w) { return reinterpret_cast<const uint32_t*>(w.data); }
+static inline const uint32_t* index_order(const Matrix& w) { return reinterpret_cast<const uint32_t*>(w.data); }
 
 // Where everything will lie, found from the mask alone. The source has been validated (sizes, popcount, spare bits).
 struct IndexPlan {

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tailcut.errors import InputError
+from tailcut.export.embedding import Vocabulary
 from tailcut.export.graph import Graph
 from tailcut.export.layouts import Linears
 from tailcut.export.spec import AttentionSpec, BlockSpec, DecoderSpec, MlpSpec, Rotary
@@ -110,22 +111,36 @@ class Emitter:
 
     def _gate_and_up(self, x: str, spec: MlpSpec) -> tuple[str, str]:
         hidden, wide = self.spec.hidden, self.spec.intermediate
-        if len(spec.up) == 2:
+        if len(spec.up) == 2 and not self.linears.storage.joins:
             gate, up = (self.linears.apply(x, module, wide, hidden) for module in spec.up)
             return gate, up
-        fused = self.linears.apply(x, spec.up[0], 2 * wide, hidden)
+        fused = self.gate_up(x, spec)
         gate, up = self.graph.ops("Split", (fused, self.graph.constant([wide, wide])), 2, axis=-1)
         return gate, up
 
+    def gate_up(self, x: str, spec: MlpSpec) -> str:
+        """x -> gate and up side by side, [batch, sequence, 2 intermediate], from one matrix."""
+        sizes = [2 * self.spec.intermediate // len(spec.up)] * len(spec.up)
+        return self.linears.apply_joined(x, spec.up, sizes, self.spec.hidden)
+
+    def packed_qkv(self, x: str, spec: AttentionSpec) -> str:
+        """x -> queries, keys and values side by side, from one matrix."""
+        sizes = self.qkv_sizes if len(spec.qkv) == 3 else [sum(self.qkv_sizes)]
+        return self.linears.apply_joined(x, spec.qkv, sizes, self.spec.hidden)
+
+    @property
+    def qkv_sizes(self) -> list[int]:
+        """Channels of all queries, keys and values."""
+        dims = self.spec
+        return [dims.heads * dims.head_dim, dims.kv_heads * dims.head_dim, dims.kv_heads * dims.head_dim]
+
     def project(self, x: str, spec: AttentionSpec) -> tuple[str, str, str]:
         """x -> queries [batch, sequence, heads, head_dim], keys and values [batch, sequence, kv_heads, head_dim]."""
-        dims, graph = self.spec, self.graph
-        sizes = [dims.heads * dims.head_dim, dims.kv_heads * dims.head_dim, dims.kv_heads * dims.head_dim]
-        if len(spec.qkv) == 1:
-            fused = self.linears.apply(x, spec.qkv[0], sum(sizes), dims.hidden)
-            if spec.order == "heads":
-                return self._split_heads(fused)
-            flat = graph.ops("Split", (fused, graph.constant(sizes)), 3, axis=-1)
+        dims, graph, sizes = self.spec, self.graph, self.qkv_sizes
+        if spec.order == "heads":
+            return self._split_heads(self.packed_qkv(x, spec))
+        if len(spec.qkv) == 1 or self.linears.storage.joins:
+            flat = graph.ops("Split", (self.packed_qkv(x, spec), graph.constant(sizes)), 3, axis=-1)
         else:
             flat = tuple(
                 self.linears.apply(x, module, size, dims.hidden) for module, size in zip(spec.qkv, sizes, strict=True)
@@ -235,7 +250,7 @@ class Emitter:
     def embed(self, input_ids: str, position_ids: str) -> str:
         """Token ids [batch, sequence] -> x [batch, sequence, hidden]."""
         spec, graph = self.spec, self.graph
-        x = graph.op("Gather", self.embedding(), input_ids, axis=0)
+        x = self.vocabulary.look_up(input_ids)
         if spec.embedding_scale != 1.0:
             x = graph.op("Mul", x, graph.real(spec.embedding_scale))
         if spec.project_in is not None:
@@ -246,12 +261,10 @@ class Emitter:
             x = graph.op("Add", x, graph.op("Gather", rows, position_ids, axis=0))
         return x
 
-    def embedding(self) -> str:
-        """The token embedding's initializer, stored at first use."""
-        name = f"{self.spec.embedding}.weight"
-        if name in self.graph.tensors:
-            return name
-        return self.graph.weight(name, self.weights.table(self.spec.embedding, self.spec.width))
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The token embedding and the output head."""
+        return Vocabulary(self.graph, self.weights, self.linears, self.spec)
 
     def finish(self, x: str) -> str:
         """Final norm and, if the family has it, the projection back to the embedding's width."""

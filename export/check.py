@@ -23,12 +23,20 @@ import onnxruntime
 
 from tailcut.checkpoint import Checkpoint
 from tailcut.errors import InputError, MissingEnvironmentError
+from tailcut.export.fused import FUSED_NAME
+from tailcut.export.fused_check import FusedRunner
+from tailcut.export.graph import MODEL_NAME
+from tailcut.export.layouts import Storage
+from tailcut.export.quantise import Precision, round_trip
+from tailcut.export.spec import DecoderSpec
 from tailcut.kernels.decoder import Decoder, Ints
 from tailcut.kernels.session import session_options
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
+Details = dict[str, str | int | float | bool | None]
 Logits = npt.NDArray[np.float32]
 RELATIVE_TOLERANCE: Final = 2e-4  # of the largest |logit|
 ROUNDINGS: Final = 10.0
@@ -68,10 +76,42 @@ class Parity:
 def check_parity(model_dir: Path, graph: Path, *, seed: int = 0) -> Parity:
     """Compare `graph` (an ONNX file) with the model it was made from; InputError when they differ."""
     model = load_torch(model_dir)
-    session = onnxruntime.InferenceSession(
-        str(graph), session_options(threads=None, spinning=False), providers=["CPUExecutionProvider"]
-    )
-    return require(compare(model, Decoder(None, session=session), seed=seed), model_dir)
+    return require(compare(model, Decoder(None, session=_plain_session(graph)), seed=seed), model_dir)
+
+
+def _plain_session(graph: Path) -> Any:  # noqa: ANN401 onnxruntime has no types
+    options = session_options(threads=None, spinning=False)
+    return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+
+
+def check_package(model_dir: Path, directory: Path, spec: DecoderSpec, storage: Storage) -> Details:
+    """Compare model.onnx, and fused.onnx where there is one, with torch *at the stored weights*; for the manifest."""
+    model = load_torch(model_dir)
+    round_weights(model, spec, storage)
+    portable = compare(model, Decoder(None, session=_plain_session(directory / MODEL_NAME)))
+    found: Details = dict(require(portable, model_dir).details())
+    if (directory / FUSED_NAME).is_file():
+        fused = require(compare(model, FusedRunner(directory / FUSED_NAME)), model_dir)
+        found |= {f"fused_{name}": value for name, value in fused.details().items()}
+    return found
+
+
+def round_weights(model: "PreTrainedModel", spec: DecoderSpec, storage: Storage) -> None:
+    """Give torch the weights that the package stores, so that only arithmetic is compared."""
+    inside = [*spec.linears, *(name for name in (spec.project_in, spec.project_out) if name)]
+    ends = [model.get_input_embeddings(), *([] if spec.tied else [model.get_output_embeddings()])]  # type: ignore[no-untyped-call]
+    for name in inside:
+        weight = cast("Tensor", model.get_submodule(name).weight).data
+        _round(weight.T if spec.conv1d else weight, storage.weights)
+    for module in ends:
+        _round(cast("Tensor", module.weight).data, storage.head)
+
+
+def _round(weight: "Tensor", precision: Precision) -> None:
+    import torch
+
+    if precision != "float32":
+        weight.copy_(torch.from_numpy(np.ascontiguousarray(round_trip(weight.numpy(), precision))))
 
 
 def require(parity: Parity, model_dir: Path) -> Parity:
@@ -111,7 +151,7 @@ def load_torch(model_dir: Path) -> "PreTrainedModel":
     return cast("PreTrainedModel", model)
 
 
-def compare(model: "PreTrainedModel", decoder: Decoder, *, seed: int = 0) -> Parity:
+def compare(model: "PreTrainedModel", decoder: Decoder | FusedRunner, *, seed: int = 0) -> Parity:
     """Run both sides over prefill, cached decode and a single row."""
     rng = np.random.default_rng(seed)
     vocab = int(model.config.get_text_config().vocab_size)
@@ -135,7 +175,9 @@ def sensitivity(model: "PreTrainedModel", tokens: Ints) -> float:
     return float(change.abs().max())
 
 
-def _batch(model: "PreTrainedModel", decoder: Decoder, tokens: Ints, mask: Ints) -> list[tuple[Logits, Logits]]:
+def _batch(
+    model: "PreTrainedModel", decoder: Decoder | FusedRunner, tokens: Ints, mask: Ints
+) -> list[tuple[Logits, Logits]]:
     """Left-padded prefill, then steps; both sides keep their own cache."""
     want, cache = torch_logits(model, tokens[:, :_PROMPT], mask[:, :_PROMPT], None)
     got = decoder.prefill(tokens[:, :_PROMPT], mask[:, :_PROMPT])
@@ -147,7 +189,7 @@ def _batch(model: "PreTrainedModel", decoder: Decoder, tokens: Ints, mask: Ints)
     return pairs
 
 
-def _single(model: "PreTrainedModel", decoder: Decoder, tokens: Ints) -> list[tuple[Logits, Logits]]:
+def _single(model: "PreTrainedModel", decoder: Decoder | FusedRunner, tokens: Ints) -> list[tuple[Logits, Logits]]:
     """One row token by token from an empty cache. Torch steps too: LongRoPE keeps early keys as they were made."""
     pairs, cache = [], None
     for end in range(1, tokens.shape[1] + 1):

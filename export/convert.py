@@ -1,12 +1,12 @@
 """Between layouts, losslessly: the bits of every weight stay, so converting back gives the same bytes.
 
-A matrix is recognised by its node: MatMul with initializer `<node name>.weight`, or SparseMatMul with its three parts. Each
-is read, rewritten and dropped in turn; everything else is copied as it is.
+A matrix is recognised by its node: MatMul with initializer `<node name>.weight`, or one of tailcut's functions with its
+parts. Each is read, rewritten and dropped in turn; everything else is copied as it is. Which modules share a matrix does
+not change: a package that was exported with q, k and v in one matrix keeps that in its dense layout.
 """
 
 import shutil
-from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,19 +14,31 @@ import onnx
 from onnx import TensorProto, helper
 
 from tailcut import __version__
-from tailcut.bitmask import Array, pack, unpack
+from tailcut.bitmask import unpack
 from tailcut.errors import InputError
-from tailcut.export.functions import DOMAIN, SPARSE_MATMUL, sparse_functions
+from tailcut.export.forms import Form, Layout, check_layout, float_form, half_form, integer_form
+from tailcut.export.functions import DOMAIN, functions_for
+from tailcut.export.fused import FUSED_NAME
 from tailcut.export.graph import DATA_NAME, MODEL_NAME, DataFile
-from tailcut.export.layouts import PARTS, Layout, check_layout, packed_is_smaller
 from tailcut.export.run import check_structure, write_model
 from tailcut.files import new_directory
 from tailcut.kernels.package import Package, open_package
-from tailcut.kernels.session import packed_matrix
+from tailcut.kernels.stored import is_stored, stored_matrix
 from tailcut.manifest import Manifest, file_entries, write_manifest
 from tailcut.progress import Reporter, silent
 
 Tensors = dict[str, TensorProto]
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """One conversion under way: where tensors are read and written, and what they became."""
+
+    source: Package
+    data: DataFile
+    layout: Layout
+    made: Tensors = field(default_factory=dict)  # new initializers by name
+    forms: dict[str, tuple[str, str, tuple[str, ...]]] = field(default_factory=dict)  # node -> op, domain, its parts
 
 
 def convert(
@@ -41,7 +53,7 @@ def convert(
         raise InputError(f"{package}: only the dynamic ONNX package has layouts, this is the static variant")
     with new_directory(out, overwrite=overwrite) as directory:
         _write(source, directory, chosen, report)
-        for name in source.manifest.files.keys() - {MODEL_NAME, DATA_NAME}:
+        for name in source.manifest.files.keys() - {MODEL_NAME, FUSED_NAME, DATA_NAME}:
             shutil.copyfile(package / name, directory / name)
         manifest = replace(
             source.manifest,
@@ -54,32 +66,29 @@ def convert(
 
 
 def _write(source: Package, directory: Path, layout: Layout, report: Reporter) -> None:
-    old = {tensor.name: tensor for tensor in source.model.graph.initializer}
-    owners = _owners(source.model, old)
-    model = onnx.ModelProto()
-    model.CopyFrom(source.model)
-    nodes = {node.name: node for node in model.graph.node}
-    made: list[TensorProto] = []
+    graphs = {MODEL_NAME: source}
+    if FUSED_NAME in source.manifest.files:
+        graphs[FUSED_NAME] = open_package(source.directory, graph=FUSED_NAME)
     with DataFile(directory / DATA_NAME) as data:
-        for number, name in enumerate(old, 1):
-            if name not in owners:
-                made += _copy(source, old[name], data)
-            elif name == _first(owners[name]):
-                made += _matrix(source, owners[name], nodes[owners[name].name], old, data, layout)
-            report("convert", number, len(old))
-    del model.graph.initializer[:], model.functions[:], model.opset_import[:]
-    model.graph.initializer.extend(made)
-    _import_functions(model, source.model)
-    write_model(model, directory / MODEL_NAME)
+        rewrite = Rewrite(source, data, layout)
+        names = {file: _store(rewrite, graph.model, report) for file, graph in graphs.items()}
+    for file, graph in graphs.items():
+        write_model(_rewritten(graph.model, rewrite, names[file]), directory / file)
     check_structure(directory / MODEL_NAME)
 
 
-def _import_functions(model: onnx.ModelProto, before: onnx.ModelProto) -> None:
-    opset = next(entry.version for entry in before.opset_import if entry.domain == "")
-    model.opset_import.append(helper.make_opsetid("", opset))
-    if any(node.domain == DOMAIN for node in model.graph.node):
-        model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
-        model.functions.extend(sparse_functions(opset))
+def _store(rewrite: Rewrite, model: onnx.ModelProto, report: Reporter) -> list[str]:
+    """Write what this graph uses and no graph before it wrote; the names of its initializers, in order."""
+    old = {tensor.name: tensor for tensor in model.graph.initializer}
+    owners = _owners(model, old)
+    names: dict[str, None] = {}
+    for number, name in enumerate(old, 1):
+        if name in owners:
+            names |= dict.fromkeys(_matrix(rewrite, owners[name], old))
+        else:
+            names[_copy(rewrite, old[name])] = None
+        report("convert", number, len(old))
+    return list(names)
 
 
 def _owners(model: onnx.ModelProto, tensors: Tensors) -> dict[str, onnx.NodeProto]:
@@ -87,42 +96,65 @@ def _owners(model: onnx.ModelProto, tensors: Tensors) -> dict[str, onnx.NodeProt
     found: dict[str, onnx.NodeProto] = {}
     for node in model.graph.node:
         is_dense = node.op_type == "MatMul" and node.input[1] == f"{node.name}.weight" and node.input[1] in tensors
-        if is_dense or (node.domain == DOMAIN and node.op_type == SPARSE_MATMUL):
+        if is_dense or is_stored(node):
             found |= dict.fromkeys(node.input[1:], node)
     return found
 
 
-def _first(node: onnx.NodeProto) -> str:
-    return str(node.input[1])
+def _copy(rewrite: Rewrite, tensor: TensorProto) -> str:
+    if tensor.name not in rewrite.made:
+        outside = tensor.data_location == TensorProto.EXTERNAL
+        rewrite.made[tensor.name] = rewrite.data.store(tensor.name, rewrite.source.array(tensor)) if outside else tensor
+    return str(tensor.name)
 
 
-def _copy(source: Package, tensor: TensorProto, data: DataFile) -> Iterator[TensorProto]:
-    if tensor.data_location == TensorProto.EXTERNAL:
-        yield data.store(tensor.name, source.array(tensor))
-    else:
-        yield tensor
+def _matrix(rewrite: Rewrite, node: onnx.NodeProto, tensors: Tensors) -> tuple[str, ...]:
+    """Names of a linear's initializers in the new layout, written at first use."""
+    if node.name not in rewrite.forms:
+        form = _new_form(rewrite, node, tensors)
+        names = form.names(str(node.input[1]).rpartition(".weight")[0])
+        for name, array in zip(names, form.parts.values(), strict=True):
+            rewrite.made[name] = rewrite.data.store(name, array)
+        rewrite.forms[node.name] = form.op, form.domain, names
+    return rewrite.forms[node.name][2]
 
 
-def _matrix(
-    source: Package, node: onnx.NodeProto, target: onnx.NodeProto, tensors: Tensors, data: DataFile, layout: Layout
-) -> Iterator[TensorProto]:
-    """The initializers of one linear in the new layout; `target` is its node in the new graph."""
-    if node.domain == DOMAIN:
-        matrix = unpack(packed_matrix(source, node, tensors))
-    else:
-        matrix = source.array(tensors[_first(node)]).T
-    name = f"{node.name}.weight"
-    if layout == "bitmask" and packed_is_smaller(matrix):
-        packed = pack(matrix)
-        parts: tuple[Array, ...] = (packed.values, packed.mask, np.asarray(packed.shape, np.int64))
-        names = [f"{name}.{part}" for part in PARTS]
-        _become(target, SPARSE_MATMUL, DOMAIN, names)
-        yield from (data.store(part, array) for part, array in zip(names, parts, strict=True))
-    else:
-        _become(target, "MatMul", "", [name])
-        yield data.store(name, matrix.T)
+def _new_form(rewrite: Rewrite, node: onnx.NodeProto, tensors: Tensors) -> Form:
+    if not is_stored(node):
+        return float_form(rewrite.source.array(tensors[node.input[1]]).T, rewrite.layout)
+    stored = stored_matrix(rewrite.source, node, tensors)
+    if stored.scales is None:
+        values = stored.dense()
+        return (float_form if values.dtype == np.float32 else half_form)(values, rewrite.layout)
+    q = stored.q if stored.packed is None else unpack(stored.packed)
+    shared = _is_shared(rewrite.source.model, str(node.input[1]))
+    return integer_form(np.asarray(q, np.int8), stored.scales, "dense" if shared else rewrite.layout)
 
 
-def _become(node: onnx.NodeProto, kind: str, domain: str, weights: list[str]) -> None:
-    made = helper.make_node(kind, [node.input[0], *weights], list(node.output), name=node.name, domain=domain)
-    node.CopyFrom(made)
+def _is_shared(model: onnx.ModelProto, part: str) -> bool:
+    """Whether several nodes read it: a tied embedding, whose rows must stay whole."""
+    return sum(part in node.input for node in model.graph.node) > 1
+
+
+def _rewritten(before: onnx.ModelProto, rewrite: Rewrite, names: list[str]) -> onnx.ModelProto:
+    """The graph with its matrices in their new forms."""
+    model = onnx.ModelProto()
+    model.CopyFrom(before)
+    for node in model.graph.node:
+        if node.name in rewrite.forms:
+            op, domain, parts = rewrite.forms[node.name]
+            inputs, outputs = [node.input[0], *parts], list(node.output)
+            node.CopyFrom(helper.make_node(op, inputs, outputs, name=node.name, domain=domain))
+    del model.graph.initializer[:], model.functions[:], model.opset_import[:]
+    model.graph.initializer.extend(rewrite.made[name] for name in names)
+    _import_functions(model, before)
+    return model
+
+
+def _import_functions(model: onnx.ModelProto, before: onnx.ModelProto) -> None:
+    opsets = {entry.domain: entry.version for entry in before.opset_import}
+    own = {DOMAIN: 1} if any(node.domain == DOMAIN for node in model.graph.node) else {}
+    others = {domain: version for domain, version in opsets.items() if domain not in ("", DOMAIN)}
+    for domain, version in ({"": opsets[""]} | own | others).items():
+        model.opset_import.append(helper.make_opsetid(domain, version))
+    model.functions.extend(functions_for(model.graph.node, opsets[""]))

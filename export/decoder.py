@@ -14,8 +14,7 @@ import numpy as np
 import onnx
 
 from tailcut.export.blocks import Emitter
-from tailcut.export.functions import sparse_functions
-from tailcut.export.graph import DOMAIN, Graph
+from tailcut.export.graph import Graph
 from tailcut.export.spec import Rotary
 
 OPSET: Final = 21
@@ -43,13 +42,12 @@ def build_decoder(emitter: Emitter) -> onnx.ModelProto:
 
     for index in range(len(spec.blocks)):
         x = emitter.block(x, index, biases, tables, cache)
-    logits = emitter.softcap(_head(emitter, emitter.finish(x), ids), spec.final_softcap)
+    logits = emitter.softcap(emitter.vocabulary.logits(emitter.finish(x)), spec.final_softcap)
     graph.output("logits", logits, ["batch", "sequence", spec.vocab])
     for index, pair in enumerate(presents):
         for part, value in zip(("key", "value"), pair, strict=True):
             graph.output(f"present.{index}.{part}", value, ["batch", spec.kv_heads, "total", spec.head_dim])
-    functions = sparse_functions(graph.opset) if DOMAIN in graph.domains else ()
-    return graph.model(f"{spec.family} decoder", IR_VERSION, functions)
+    return graph.model(f"{spec.family} decoder", IR_VERSION)
 
 
 def _with_past(emitter: Emitter, name: str, new: str) -> str:
@@ -109,13 +107,3 @@ def _frequencies(graph: Graph, rotary: Rotary, positions: str) -> str:
     length = graph.op("Add", graph.op("ReduceMax", positions, keepdims=0), graph.constant(1))
     beyond = graph.op("Greater", length, graph.constant(rotary.original_length))
     return graph.op("Where", beyond, graph.constant(rotary.long_frequencies, np.float32), short)
-
-
-def _head(emitter: Emitter, x: str, ids: str) -> str:
-    """Logits [batch, sequence, vocab]; a tied head reads the embedding as it is stored (Gemm, transposed B)."""
-    graph, spec = emitter.graph, emitter.spec
-    if not spec.tied:
-        return emitter.linears.apply(x, spec.head, spec.vocab, spec.width)
-    rows = graph.op("Reshape", x, graph.constant([-1, spec.width]))
-    flat = graph.op("Gemm", rows, emitter.embedding(), transB=1, name=spec.head)
-    return graph.op("Reshape", flat, graph.op("Concat", graph.op("Shape", ids), graph.constant([spec.vocab]), axis=0))

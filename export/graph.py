@@ -17,10 +17,11 @@ from onnx import TensorProto, helper
 
 from tailcut import __version__
 from tailcut.bitmask import Array
+from tailcut.export.functions import DOMAIN, functions_for
 
 DATA_NAME: Final = "model.onnx.data"
 MODEL_NAME: Final = "model.onnx"
-DOMAIN: Final = "tailcut"
+MICROSOFT: Final = "com.microsoft"  # ONNX Runtime's own ops
 _ALIGNMENT: Final = 4096
 _INLINE_BYTES: Final = 1024  # readers of external data want small tensors (shapes above all) inline
 
@@ -45,6 +46,11 @@ class DataFile:
     def known(self, name: str) -> TensorProto:
         """The tensor stored under `name` before."""
         return self._places[name]
+
+    def size(self, name: str) -> int:
+        """Bytes of the tensor stored under `name`."""
+        tensor = self._places[name]
+        return int(np.prod(tensor.dims)) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
 
     def store(self, name: str, array: Array) -> TensorProto:
         """Append one tensor (or keep it inline when small) and describe it."""
@@ -98,9 +104,22 @@ class Graph:
         """Add a node with several outputs."""
         label = name or f"{self.scope}/{kind}_{len(self.nodes)}"
         made = tuple(f"{label}:{index}" for index in range(outputs))
-        self.nodes.append(helper.make_node(kind, inputs, made, name=label, domain=domain, **attributes))
-        self.domains.add(domain)
+        self.node(kind, inputs, made, name=label, domain=domain, **attributes)
         return made
+
+    def node(
+        self,
+        kind: str,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        *,
+        name: str,
+        domain: str = "",
+        **attributes: Any,  # noqa: ANN401 attributes are ONNX's
+    ) -> None:
+        """Add a node whose outputs are named by the caller ("" where an optional one is not wanted)."""
+        self.nodes.append(helper.make_node(kind, inputs, outputs, name=name, domain=domain, **attributes))
+        self.domains.add(domain)
 
     def rename(self, value: str, name: str) -> None:
         """Make an already produced value appear under the name of a graph output."""
@@ -124,25 +143,34 @@ class Graph:
         self.tensors[name] = self.data.known(name) if name in self.data else self.data.store(name, array)
         return name
 
+    def again(self, name: str) -> str:
+        """A parameter that is in the data file already."""
+        self.tensors[name] = self.data.known(name)
+        return name
+
     def input(self, name: str, dtype: type[np.generic], shape: Sequence[int | str]) -> str:
         self.inputs.append(_value(name, dtype, shape))
         return name
 
     def output(self, name: str, value: str, shape: Sequence[int | str]) -> None:
         self.rename(value, name)
-        self.outputs.append(_value(name, np.float32, shape))
+        self.declare(name, shape)
 
-    def model(self, name: str, ir_version: int, functions: Sequence[onnx.FunctionProto] = ()) -> onnx.ModelProto:
-        """The finished model."""
+    def declare(self, name: str, shape: Sequence[int | str]) -> str:
+        """A float32 output that a node makes under this very name."""
+        self.outputs.append(_value(name, np.float32, shape))
+        return name
+
+    def model(self, name: str, ir_version: int) -> onnx.ModelProto:
+        """The finished model, with the functions it uses."""
         graph = helper.make_graph(self.nodes, name, self.inputs, self.outputs, list(self.tensors.values()))
         imports = [helper.make_opsetid("", self.opset)]
-        if functions:
-            imports.append(helper.make_opsetid(DOMAIN, 1))
+        imports += [helper.make_opsetid(domain, 1) for domain in (DOMAIN, MICROSOFT) if domain in self.domains]
         return helper.make_model(
             graph,
             opset_imports=imports,
             ir_version=ir_version,
-            functions=list(functions),
+            functions=functions_for(self.nodes, self.opset),
             producer_name="tailcut",
             producer_version=__version__,
         )

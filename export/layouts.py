@@ -1,87 +1,137 @@
-"""How a matrix is stored: dense for MatMul, or bitmask for `tailcut::SparseMatMul`, whichever is smaller.
+"""Writes linears into graphs: which of them share one matrix, at what precision, and what each became.
 
-    dense     initializer `<module>.weight`, float32 [in, out], used by MatMul
-    bitmask   `<module>.weight.values` [nnz], `.mask` uint8 [out, ceil(in / 8)], `.shape` int64 (out, in)
+    dense     every module has its own matrix with its zeros written out
+    bitmask   q, k and v are one matrix, gate and up are one (their input is the same, so it is read and quantised once);
+              zeros are left out of a matrix when it is smaller without them
 
-A bitmask package keeps a matrix dense when its mask and values would be larger than the matrix.
+A joined matrix is named after its modules, `model.layers.0.self_attn.q_proj+k_proj+v_proj`; its rows follow in that order.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, get_args
+from typing import Final
 
 import numpy as np
 
 from tailcut.allocation import Dense, LayerPlan
-from tailcut.bitmask import Array, Packed, nonzero_bits, pack
 from tailcut.errors import InputError
-from tailcut.export.functions import DOMAIN, SPARSE_MATMUL
+from tailcut.export.forms import Form, Layout, Loss, check_layout, encode
 from tailcut.export.graph import Graph
+from tailcut.export.quantise import HALVES, Matrix, Precision, check_precision
 from tailcut.export.weights import Weights
+from tailcut.kernels.stored import JOIN
 from tailcut.manifest import RealisedLayer
 
-Layout = Literal["bitmask", "dense"]
-PARTS: Final = ("values", "mask", "shape")
+HEADS: Final = ("float32", "int8", "int4")  # what may be asked for; float16 and bfloat16 follow the weights
 
 
-def check_layout(layout: str) -> Layout:
-    """The layout of that name, or an InputError that lists them."""
-    for known in get_args(Layout):
-        if layout == known:
-            return known  # type: ignore[no-any-return]  # get_args loses the Literal's type
-    raise InputError(f"unknown layout {layout!r}; choose one of {', '.join(get_args(Layout))}")
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """How a package stores its matrices. `head` is the output head and the token embedding, tied or not."""
+
+    layout: Layout = "bitmask"
+    weights: Precision = "float32"
+    head: Precision = "float32"
+
+    @property
+    def joins(self) -> bool:
+        return self.layout == "bitmask"
 
 
-def packed_is_smaller(matrix: Array) -> bool:
-    """Whether mask and values of a matrix [out, in] take fewer bytes than the matrix."""
-    rows, columns = matrix.shape
-    kept = int(np.count_nonzero(nonzero_bits(matrix)))
-    return bool(kept * matrix.dtype.itemsize + rows * ((columns + 7) // 8) < matrix.nbytes)
+def storage(layout: str, weights: str, head: str | None) -> Storage:
+    """Checked settings. Without `head` it follows the weights, but integers are never below int8."""
+    precision = check_precision(weights)
+    chosen = check_layout(layout)
+    if chosen == "dense" and precision in HALVES:
+        raise InputError(f"{precision} weights exist only in the bitmask layout; leave out --layout dense")
+    if head is not None:
+        return Storage(chosen, precision, check_precision(head, HEADS, "head"))
+    return Storage(chosen, precision, "int8" if precision == "int4" else precision)
 
 
-def dense_matmul(graph: Graph, x: str, module: str, matrix: Array) -> str:
-    """x [..., in] @ W^T with W [out, in] stored transposed, as MatMul wants it."""
-    return graph.op("MatMul", x, graph.weight(f"{module}.weight", matrix.T), name=module)
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A matrix in the data file: its op, the names of its initializers, and their bytes."""
 
-
-def sparse_matmul(graph: Graph, x: str, module: str, packed: Packed) -> str:
-    """x [..., in] @ W^T with W stored without its zeros."""
-    parts: tuple[Array, ...] = (packed.values, packed.mask, np.asarray(packed.shape, np.int64))
-    names = [graph.weight(f"{module}.weight.{part}", array) for part, array in zip(PARTS, parts, strict=True)]
-    return graph.op(SPARSE_MATMUL, x, *names, name=module, domain=DOMAIN)
+    op: str
+    domain: str
+    parts: tuple[str, ...]
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class Linears:
-    """Writes linears into a graph and remembers what each became."""
+    """Writes linears into a graph and remembers what each became. `over(graph)` writes the same ones into another."""
 
     graph: Graph
     weights: Weights
-    layout: Layout
+    storage: Storage
     plans: Mapping[str, LayerPlan] = field(default_factory=dict)  # of the source manifest
     realised: dict[str, RealisedLayer] = field(default_factory=dict)
+    written: dict[str, Written] = field(default_factory=dict)
+
+    def over(self, graph: Graph) -> "Linears":
+        """The same matrices for a second graph over the same data file."""
+        return Linears(graph, self.weights, self.storage, self.plans, self.realised, self.written)
 
     def apply(self, x: str, module: str, out: int, inputs: int) -> str:
         """x [..., in] -> x W^T + b [..., out]; the bias is added if the checkpoint has one."""
-        known = f"{module}.weight"
-        if known in self.graph.data:  # a second graph over the same data file
-            y = self.graph.op("MatMul", x, self._again(known), name=module)
-        else:
-            y = self._store(x, module, out, inputs)
-        if self.weights.has(module, "bias"):
-            bias = self.weights.vector(module, "bias", out)
-            y = self.graph.op("Add", y, self.graph.weight(f"{module}.bias", bias))
+        return self.apply_joined(x, (module,), (out,), inputs)
+
+    def apply_joined(self, x: str, modules: Sequence[str], sizes: Sequence[int], inputs: int) -> str:
+        """x [..., in] -> the outputs of several modules side by side, [..., sum of sizes], from one matrix."""
+        name = joined_name(modules)
+        if name not in self.written:
+            self._store(name, modules, sizes, inputs)
+        y = self.multiply(x, name)
+        if any(self.weights.has(module, "bias") for module in modules):
+            biases = [self._bias(module, size) for module, size in zip(modules, sizes, strict=True)]
+            y = self.graph.op("Add", y, self.graph.weight(f"{name}.bias", np.concatenate(biases)))
         return y
 
-    def _again(self, name: str) -> str:
-        self.graph.tensors[name] = self.graph.data.known(name)
-        return name
+    def multiply(self, x: str, name: str, node: str | None = None) -> str:
+        """x @ W^T for a matrix that is written already; the node is called `node`, else as the matrix."""
+        known = self.written[name]
+        parts = [self.graph.again(part) for part in known.parts]
+        return self.graph.op(known.op, x, *parts, name=node or name, domain=known.domain)
 
-    def _store(self, x: str, module: str, out: int, inputs: int) -> str:
-        matrix = self.weights.matrix(module, out, inputs)
-        zeros = int(matrix.size - np.count_nonzero(matrix))
-        plan = self.plans.get(module, LayerPlan(Dense()))
-        self.realised[module] = RealisedLayer(plan, (out, inputs), zeros)
-        if self.layout == "bitmask" and packed_is_smaller(matrix):
-            return sparse_matmul(self.graph, x, module, pack(matrix))
-        return dense_matmul(self.graph, x, module, matrix)
+    def write(self, name: str, form: Form) -> Written:
+        """Store a form's parts and remember them."""
+        names = form.names(name)
+        for part, array in zip(names, form.parts.values(), strict=True):
+            self.graph.weight(part, array)
+        size = sum(array.nbytes for array in form.parts.values())
+        self.written[name] = Written(form.op, form.domain, names, size)
+        return self.written[name]
+
+    def _store(self, name: str, modules: Sequence[str], sizes: Sequence[int], inputs: int) -> None:
+        precision = self.storage.head if name == self.weights.spec.head else self.storage.weights
+        form, loss = encode(self._matrix(modules, sizes, inputs), self.storage.layout, precision)
+        self.write(name, form)
+        begin = 0
+        for module, size in zip(modules, sizes, strict=True):
+            rows = slice(begin, begin := begin + size)
+            self.realised[module] = realised(self.plans.get(module), loss, rows, inputs)
+
+    def _matrix(self, modules: Sequence[str], sizes: Sequence[int], inputs: int) -> Matrix:
+        parts = [self.weights.matrix(module, size, inputs) for module, size in zip(modules, sizes, strict=True)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _bias(self, module: str, size: int) -> Matrix:
+        if self.weights.has(module, "bias"):
+            return self.weights.vector(module, "bias", size)
+        return np.zeros(size, np.float32)
+
+
+def joined_name(modules: Sequence[str]) -> str:
+    """a.b.q, a.b.k, a.b.v -> a.b.q+k+v."""
+    first, *rest = modules
+    return JOIN.join([first, *(module.rpartition(".")[2] for module in rest)])
+
+
+def realised(plan: LayerPlan | None, loss: Loss, rows: slice, inputs: int) -> RealisedLayer:
+    """What the rows of one module became."""
+    out = rows.stop - rows.start
+    norm = float(loss.norm[rows].sum())
+    error = (float(loss.error[rows].sum()) / norm) ** 0.5 if norm else 0.0
+    return RealisedLayer(plan or LayerPlan(Dense()), (out, inputs), out * inputs - int(loss.kept[rows].sum()), error)

@@ -13,13 +13,18 @@ from typing import Final
 import onnx
 
 from tailcut import __version__, plugins
+from tailcut.allocation import LayerPlan
 from tailcut.checkpoint import Checkpoint
 from tailcut.errors import InputError
 from tailcut.export.blocks import Emitter
-from tailcut.export.check import check_parity
+from tailcut.export.check import check_package
 from tailcut.export.decoder import OPSET, build_decoder
+from tailcut.export.forms import Layout
+from tailcut.export.fused import FUSED_NAME, build_fused, why_not
 from tailcut.export.graph import DATA_NAME, MODEL_NAME, DataFile, Graph
-from tailcut.export.layouts import Layout, Linears, check_layout
+from tailcut.export.layouts import Linears, Storage, storage
+from tailcut.export.quantise import Precision
+from tailcut.export.sizes import facts
 from tailcut.export.spec import DecoderSpec
 from tailcut.export.weights import Weights
 from tailcut.files import new_directory
@@ -55,30 +60,37 @@ class Source:
     def weights(self) -> Weights:
         return Weights(self.checkpoint, self.spec)
 
+    @property
+    def plans(self) -> dict[str, LayerPlan]:
+        """What the source's manifest says each matrix was cut by."""
+        return {name: layer.plan for name, layer in self.manifest.layers.items()} if self.manifest else {}
+
 
 def export(
     model_dir: Path,
     out: Path,
     *,
     layout: Layout = "bitmask",
+    weights: Precision = "float32",
+    head: Precision | None = None,
     check: bool = True,
     overwrite: bool = False,
     report: Reporter = silent,
 ) -> Manifest:
     """Write the package `out`; a failed check raises InputError and leaves `out` as it was."""
-    chosen = check_layout(layout)
+    chosen = storage(layout, weights, head)
     source = open_source(model_dir)
     with new_directory(out, overwrite=overwrite) as directory:
         report("export", 0, len(_STAGES), _STAGES[0])
-        realised = write_decoder(source, directory, chosen)
+        linears = write_decoder(source, directory, chosen)
         report("export", 1, len(_STAGES), _STAGES[1])
         check_structure(directory / MODEL_NAME)
         report("export", 2, len(_STAGES), _STAGES[2])
-        parity = check_parity(model_dir, directory / MODEL_NAME).details() if check else {}
+        parity = check_package(model_dir, directory, source.spec, chosen) if check else {}
         report("export", 3, len(_STAGES), _STAGES[3])
         copy_side_files(model_dir, directory)
-        details = {"variant": "onnx", "layout": chosen, "opset": OPSET, "checked": check} | parity
-        manifest = package_manifest(source, directory, realised, details)
+        details: Details = {"variant": "onnx", "opset": OPSET, "checked": check, **facts(linears), **parity}
+        manifest = package_manifest(source, directory, block_layers(linears), details)
         write_manifest(manifest, directory)
     report("export", len(_STAGES), len(_STAGES), str(out))
     return manifest
@@ -105,15 +117,22 @@ def describe(config: Mapping[str, object], model_dir: Path) -> DecoderSpec:
     return spec
 
 
-def write_decoder(source: Source, directory: Path, layout: Layout) -> dict[str, RealisedLayer]:
-    """Write model.onnx and its data; what each matrix of the blocks became."""
+def write_decoder(source: Source, directory: Path, storage: Storage) -> Linears:
+    """Write model.onnx, fused.onnx where the family allows it, and their data; what the matrices became."""
     with DataFile(directory / DATA_NAME) as data:
         graph = Graph(data, OPSET)
-        plans = {name: layer.plan for name, layer in source.manifest.layers.items()} if source.manifest else {}
-        linears = Linears(graph, source.weights, layout, plans)
-        model = build_decoder(Emitter(graph, source.weights, linears, source.spec))
-    write_model(model, directory / MODEL_NAME)
-    return {name: linears.realised[name] for name in source.spec.linears}
+        linears = Linears(graph, source.weights, storage, source.plans)
+        write_model(build_decoder(Emitter(graph, source.weights, linears, source.spec)), directory / MODEL_NAME)
+        if why_not(source.spec, storage) is None:
+            fused = Graph(data, OPSET)
+            emitter = Emitter(fused, source.weights, linears.over(fused), source.spec)
+            write_model(build_fused(emitter), directory / FUSED_NAME)
+    return linears
+
+
+def block_layers(linears: Linears) -> dict[str, RealisedLayer]:
+    """What each matrix of the blocks became, in model order."""
+    return {name: linears.realised[name] for name in linears.weights.spec.linears}
 
 
 def write_model(model: onnx.ModelProto, path: Path) -> None:

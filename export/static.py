@@ -25,10 +25,11 @@ import onnx
 from tailcut.errors import InputError
 from tailcut.export.blocks import Emitter
 from tailcut.export.graph import DATA_NAME, DataFile, Graph
-from tailcut.export.layouts import Linears
+from tailcut.export.layouts import Linears, Storage
 from tailcut.export.run import (
     Details,
     Source,
+    block_layers,
     check_structure,
     copy_side_files,
     open_source,
@@ -120,20 +121,17 @@ def check_sizes(spec: DecoderSpec, context: int, prompt: int) -> None:
 
 
 def _write(source: Source, directory: Path, context: int, prompt: int) -> dict[str, RealisedLayer]:
-    realised: dict[str, RealisedLayer] = {}
     with DataFile(directory / DATA_NAME) as data:
+        linears = Linears(Graph(data, OPSET), source.weights, Storage("dense"), source.plans)
         for name, window in (
             (DECODE_NAME, Window(1, context - 1, context)),
             (PREFILL_NAME, Window(prompt, 0, context)),
         ):
             graph = Graph(data, OPSET)
-            plans = {key: layer.plan for key, layer in source.manifest.layers.items()} if source.manifest else {}
-            linears = Linears(graph, source.weights, "dense", plans)
             fixed = (window.tokens, window.past + window.tokens)
-            emitter = Emitter(graph, source.weights, linears, source.spec, primitive=True, fixed=fixed)
+            emitter = Emitter(graph, source.weights, linears.over(graph), source.spec, primitive=True, fixed=fixed)
             write_model(build_static(emitter, window), directory / name)
-            realised |= linears.realised
-    return {name: realised[name] for name in source.spec.linears}
+    return block_layers(linears)
 
 
 def build_static(emitter: Emitter, window: Window) -> onnx.ModelProto:

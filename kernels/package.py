@@ -56,12 +56,12 @@ class Place:
         return self.offset + self.count * self.dtype.itemsize
 
 
-def open_package(directory: Path, *, hashes: bool = False) -> Package:
-    """Verify and open a package; `hashes` reads every byte and compares sha256 as well."""
+def open_package(directory: Path, *, hashes: bool = False, graph: str = MODEL_NAME) -> Package:
+    """Verify and open one graph of a package; `hashes` reads every byte and compares sha256 as well."""
     manifest = verify(directory, hashes=hashes)
     if manifest.kind != "package":
         raise InputError(f"{directory}: holds a {manifest.kind}, not an ONNX package; run `tailcut export` on it first")
-    model = read_model(directory / MODEL_NAME)
+    model = read_model(directory / graph)
     sizes = {name: entry.size_bytes for name, entry in manifest.files.items()}
     files = {_checked(tensor, directory, sizes) for tensor in model.graph.initializer if _is_external(tensor)}
     return Package(directory, manifest, model, {name: _map(directory / name) for name in files})

@@ -15,13 +15,13 @@ import onnx
 import onnxruntime
 from onnx import helper
 
-from tailcut.bitmask import Packed, unpack, validate
+from tailcut.bitmask import Packed
 from tailcut.errors import InputError
 from tailcut.kernels.arena import Arena
 from tailcut.kernels.package import MODEL_NAME, Package, open_package
+from tailcut.kernels.stored import is_stored, stored_matrices
 
-DOMAIN: Final = "tailcut"
-SPARSE_MATMUL: Final = "SparseMatMul"
+_EXPANDED: Final = ".expanded"  # added to a matrix's name: no stored tensor is called so
 Array = npt.NDArray[Any]
 
 
@@ -43,7 +43,7 @@ def load_session(
     opened = open_package(package, hashes=hashes)
     options = session_options(threads=threads, spinning=spinning, optimise=optimise)
     try:
-        if plain or not any(_is_sparse(node) for node in opened.model.graph.node):
+        if plain or not any(is_stored(node) for node in opened.model.graph.node):
             return _session(str(package / MODEL_NAME), options)  # ONNX Runtime maps the file itself
         return _expanded_session(opened, options)
     except _ORT_ERRORS as error:
@@ -66,16 +66,16 @@ def session_options(*, threads: int | None, spinning: bool = True, optimise: boo
 
 
 def _expanded_session(package: Package, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
-    """A session whose bitmask matrices were expanded by numpy, one at a time."""
-    nodes = {node.name: node for node in package.model.graph.node if _is_sparse(node)}
-    tensors = {tensor.name: tensor for tensor in package.model.graph.initializer}
-    packed = {name: packed_matrix(package, node, tensors) for name, node in nodes.items()}
-    arena = Arena([(part.shape[::-1], part.values.dtype) for part in packed.values()])
-    for array, part in zip(arena.arrays, packed.values(), strict=True):
-        array[...] = unpack(part).T
-    model = _with_matmuls(package.model, dict(zip(packed, arena.arrays, strict=True)))
+    """A session whose sparse and quantised matrices were expanded to float32 by numpy, one at a time."""
+    shapes = {
+        matrix.name: matrix.shape for matrix in stored_matrices(package)
+    }  # everything is checked before room is made
+    arena = Arena([(shape[::-1], np.dtype(np.float32)) for shape in shapes.values()])
+    for array, matrix in zip(arena.arrays, stored_matrices(package), strict=True):
+        array[...] = matrix.dense().T
+    model = _with_matmuls(package.model, dict(zip(shapes, arena.arrays, strict=True)))
     values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arena.arrays]
-    options.add_external_initializers([f"{name}.weight" for name in packed], values)
+    options.add_external_initializers([f"{name}{_EXPANDED}" for name in shapes], values)
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(package.directory))
     session = _session(model.SerializeToString(), options)
     session.tailcut_weights = values  # the runtime points into them
@@ -87,43 +87,23 @@ def _with_matmuls(before: onnx.ModelProto, dense: Mapping[str, Array]) -> onnx.M
     """The graph with a plain MatMul for every module of `dense` ([in, out])."""
     model = onnx.ModelProto()
     model.CopyFrom(before)
-    used: set[str] = set()
     for node in model.graph.node:
-        if _is_sparse(node):
-            x, *parts = node.input
-            used.update(parts)
-            made = helper.make_node("MatMul", [x, f"{node.name}.weight"], list(node.output), name=node.name)
-            node.CopyFrom(made)
-    kept = [tensor for tensor in before.graph.initializer if tensor.name not in used]
-    del model.graph.initializer[:], model.functions[:]
+        if is_stored(node):
+            inputs = [node.input[0], f"{node.name}{_EXPANDED}"]
+            node.CopyFrom(helper.make_node("MatMul", inputs, list(node.output), name=node.name))
+    used = {name for node in model.graph.node for name in node.input}  # a tied embedding is still looked up as stored
+    kept = [tensor for tensor in before.graph.initializer if tensor.name in used]
+    del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
-    model.graph.initializer.extend(_placeholder(f"{name}.weight", array) for name, array in dense.items())
+    model.graph.initializer.extend(_placeholder(f"{name}{_EXPANDED}", array) for name, array in dense.items())
     return model
 
 
-def _is_sparse(node: onnx.NodeProto) -> bool:
-    return bool(node.domain == DOMAIN and node.op_type == SPARSE_MATMUL)
-
-
 def packed_matrices(package: Package) -> Iterator[tuple[str, Packed]]:
-    """Every bitmask matrix of a package with its module name, validated."""
-    tensors = {tensor.name: tensor for tensor in package.model.graph.initializer}
-    for node in package.model.graph.node:
-        if _is_sparse(node):
-            yield node.name, packed_matrix(package, node, tensors)
-
-
-def packed_matrix(package: Package, node: onnx.NodeProto, tensors: Mapping[str, onnx.TensorProto]) -> Packed:
-    """The validated bitmask matrix of one SparseMatMul node; `tensors` are the graph's initializers by name."""
-    parts = list(node.input)[1:]
-    if len(parts) != 3 or any(part not in tensors for part in parts):
-        raise InputError(f"{package.directory}: {node.name} needs values, mask and shape stored in the package")
-    values, mask, shape = (package.array(tensors[part]) for part in parts)
-    if shape.shape != (2,) or shape.dtype != np.int64:
-        raise InputError(f"{package.directory}: {node.name} has a shape entry of {shape.dtype} {list(shape.shape)}")
-    packed = Packed(values, mask, (int(shape[0]), int(shape[1])))
-    validate(packed, f"{package.directory}: {node.name}")
-    return packed
+    """Every bitmask matrix of a package with its name, validated; the values of a quantised one are its integers."""
+    for matrix in stored_matrices(package):
+        if matrix.packed is not None:
+            yield matrix.name, matrix.packed
 
 
 def _placeholder(name: str, array: Array) -> onnx.TensorProto:

@@ -67,10 +67,10 @@ def describe(body: Dict[str, Any], arrays: Dict[str, Any]) -> wire.Frame:
 def _zeros(package: Path) -> int:
     """Zero weights in the package's matrices, packed or written out."""
     from tailcut.kernels.package import open_package as open_files
-    from tailcut.kernels.session import packed_matrices
+    from tailcut.kernels.stored import stored_matrices
 
     files = open_files(package)
-    packed = sum(part.shape[0] * part.shape[1] - part.values.size for _, part in packed_matrices(files))
+    packed = sum(matrix.zeros for matrix in stored_matrices(files))
     # data_location 1 is external: the weights, as against the graph's small constants
     outside = (files.array(t) for t in files.model.graph.initializer if t.data_location == 1 and len(t.dims) == 2)
     return packed + sum(int(np.count_nonzero(array == 0)) for array in outside if array.dtype == np.float32)

@@ -33,6 +33,7 @@ class RealisedLayer:
     plan: LayerPlan
     shape: tuple[int, int]  # [out features, in features]
     zeros: int
+    error: float = 0.0  # ||stored - W|| / ||W||: what rounding the kept weights to fewer bits changed
 
     @property
     def sparsity(self) -> float:

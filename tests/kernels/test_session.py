@@ -17,6 +17,7 @@ from tailcut.kernels.decoder import Decoder
 from tailcut.kernels.package import open_package
 from tailcut.kernels.reference import sparse_matmul
 from tailcut.kernels.session import load_session, packed_matrices
+from tailcut.kernels.stored import module_names
 from tailcut.manifest import FileEntry, read_manifest, write_manifest
 
 
@@ -168,9 +169,11 @@ def test_threads_must_be_positive(package: Path) -> None:
 def test_packed_matrices_are_the_pruned_ones(package: Path) -> None:
     manifest = read_manifest(package)
     found = dict(packed_matrices(open_package(package)))
-    assert found.keys() == manifest.layers.keys()
-    for name, layer in manifest.layers.items():
-        assert found[name].values.size == layer.shape[0] * layer.shape[1] - layer.zeros
+    assert {module for name in found for module in module_names(name)} == manifest.layers.keys()
+    for name, packed in found.items():  # q, k and v are one matrix, gate and up another
+        layers = [manifest.layers[module] for module in module_names(name)]
+        assert packed.shape == (sum(layer.shape[0] for layer in layers), layers[0].shape[1])
+        assert packed.values.size == sum(layer.shape[0] * layer.shape[1] - layer.zeros for layer in layers)
 
 
 def test_reference_matches_a_dense_product() -> None:

@@ -1,0 +1,53 @@
+"""Integer weights and their scales: W = q * scale, and how 4-bit values lie in bytes.
+
+    int8   q in -127..127, one scale a row                       scales float32 [out]
+    int4   q in -7..7, one scale a row and group of 128 columns  scales float32 [out, ceil(in / 128)]
+
+A 4-bit value is stored as q + 8, two a byte, low half first. Padding holds 8, which is q = 0.
+"""
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from tailcut.errors import InputError
+
+GROUP: Final = 128  # columns that share an int4 scale
+_ZERO: Final = 8  # the nibble of q = 0
+
+Bytes = npt.NDArray[np.uint8]
+Integers = npt.NDArray[np.int8]
+Scales = npt.NDArray[np.float32]
+
+
+def groups(columns: int) -> int:
+    """Scales that a row of int4 weights has."""
+    return -(-columns // GROUP)
+
+
+def pack_nibbles(values: Integers) -> Bytes:
+    """q int8 [..., n] in -8..7 -> uint8 [..., ceil(n / 2)]."""
+    odd = values.shape[-1] % 2
+    stored = np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, odd)]).view(np.uint8) + np.uint8(_ZERO)
+    return np.asarray(stored[..., 0::2] | stored[..., 1::2] << np.uint8(4), np.uint8)
+
+
+def unpack_nibbles(stored: Bytes, count: int) -> Integers:
+    """uint8 [..., ceil(count / 2)] -> q int8 [..., count], the inverse of `pack_nibbles`."""
+    if stored.shape[-1] != (count + 1) // 2:
+        raise InputError(f"{count} 4-bit values need {(count + 1) // 2} bytes, {stored.shape[-1]} are stored")
+    halves = np.stack([stored & np.uint8(15), stored >> np.uint8(4)], axis=-1).reshape(*stored.shape[:-1], -1)
+    return np.asarray((halves[..., :count] - np.uint8(_ZERO)).view(np.int8), np.int8)
+
+
+def spread(scales: Scales, columns: int) -> Scales:
+    """Scales [out] or [out, groups] -> one that multiplies [out, columns]."""
+    if scales.ndim == 1:
+        return scales[:, None]
+    return np.repeat(scales, GROUP, axis=1)[:, :columns]
+
+
+def dequantise(q: Integers, scales: Scales) -> npt.NDArray[np.float32]:
+    """q int8 [out, in] and scales [out] or [out, groups] -> float32 [out, in]."""
+    return np.multiply(q, spread(scales, q.shape[1]), dtype=np.float32)

@@ -55,15 +55,13 @@ struct Block {
   }
 
   inline __attribute__((always_inline)) void add(Reader<K, F> (&rows)[R], const float* const (&x)[M], int64_t b) {
-    uint64_t word[R];
-    for (int r = 0; r < R; ++r) word[r] = F == Format::bitmask ? word_at(rows[r].mask + 8 * b) : 0;
 #pragma GCC unroll 8
     for (int step = 0; step < 8; ++step) {
       __m256 weights[R];
 #pragma GCC unroll 2
       for (int r = 0; r < R; ++r) {
         if constexpr (F == Format::bitmask) {
-          weights[r] = expand8<K>(unsigned(word[r] >> (8 * step)) & 255u, rows[r].values);
+          weights[r] = expand8<K>(rows[r].mask[8 * b + step], rows[r].values);
         } else {
           weights[r] = load8<K>(rows[r].values);
           rows[r].values += 8 * kWidth<K>;

@@ -141,10 +141,9 @@ struct RowReader {
       float* to = panel + r * kChunk;
       const uint8_t* from = values[r];
       for (int64_t b = block0; b < last; ++b) {
-        const uint64_t word = F == Format::bitmask ? word_at(masks[r] + 8 * b) : 0;
         for (int step = 0; step < 8; ++step, to += 8) {
           if constexpr (F == Format::bitmask) {
-            _mm256_store_ps(to, expand8<K>(unsigned(word >> (8 * step)) & 255u, from));
+            _mm256_store_ps(to, expand8<K>(masks[r][8 * b + step], from));
           } else {
             _mm256_store_ps(to, load8<K>(from));
             from += 8 * kWidth<K>;

@@ -1,6 +1,7 @@
 """Prefill and cached decode of one package, batched, without torch.
 
-The cache stays inside ONNX Runtime between steps (OrtValues), so a step moves only tokens in and logits out.
+With tailcut's kernels a package's fused.onnx runs on a cache that stays in place (`kernels.in_place`); otherwise model.onnx
+runs, whose cache grows by concatenation (`kernels.concatenating`). Callers see no difference but speed.
 """
 
 from pathlib import Path
@@ -11,11 +12,13 @@ import numpy.typing as npt
 import onnxruntime
 
 from tailcut.errors import InputError
-from tailcut.kernels.session import load_session
+from tailcut.kernels.concatenating import Concatenating
+from tailcut.kernels.in_place import InPlace
+from tailcut.kernels.session import Kernels, decoding_graph, load_session
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
-_PAST: Final = "past_key_values."
+_LENGTHS: Final = "seqlens_k"  # an input that only fused graphs have
 
 
 class Decoder:
@@ -28,56 +31,51 @@ class Decoder:
         *,
         spinning: bool = True,
         session: onnxruntime.InferenceSession | None = None,
+        kernels: Kernels = "auto",
     ) -> None:
         if session is None:
             if package is None:
                 raise InputError("a decoder needs a package or an open session")
-            session = load_session(package, threads=threads, spinning=spinning)
+            graph = decoding_graph(package, kernels)
+            session = load_session(package, threads=threads, spinning=spinning, kernels=kernels, graph=graph)
         self.session = session
-        self._past = {value.name: value.shape for value in session.get_inputs() if value.name.startswith(_PAST)}
-        self._outputs = [value.name for value in session.get_outputs()]
-        self._cache: dict[str, Any] = {}
-        self._mask: Ints = np.zeros((0, 0), np.int64)
-        self._next: Ints = np.zeros(0, np.int64)
+        fused = any(value.name == _LENGTHS for value in session.get_inputs())
+        self._rows = 0
+        self._model: InPlace | Concatenating = InPlace(session) if fused else Concatenating(session)
 
-    def prefill(self, tokens: Ints, attention_mask: Ints | None = None) -> Floats:
+    @property
+    def cache(self) -> str:
+        """How the cache is kept, for reports."""
+        return "in place" if isinstance(self._model, InPlace) else "concatenated"
+
+    def prefill(self, tokens: Ints, attention_mask: Ints | None = None, *, last_only: bool = False) -> Floats:
         """Run a prompt from an empty cache: tokens [batch, n] -> logits [batch, n, vocab].
 
-        attention_mask [batch, n] is 0 at (left) padding; positions count from each row's first 1.
+        attention_mask [batch, n] is 0 at (left) padding, where logits mean nothing; positions count from each row's first
+        1. last_only computes the logits of each row's last token alone: [batch, 1, vocab].
         """
         ids = np.ascontiguousarray(tokens, np.int64)
         mask = np.ones_like(ids) if attention_mask is None else np.ascontiguousarray(attention_mask, np.int64)
         if ids.ndim != 2 or 0 in ids.shape or mask.shape != ids.shape:
             raise InputError(f"prefill takes tokens [batch, n] and a mask of that shape, got {ids.shape}, {mask.shape}")
-        batch = ids.shape[0]
-        self._cache = {
-            name: _value(np.zeros((batch, shape[1], 0, shape[3]), np.float32)) for name, shape in self._past.items()
-        }
-        self._mask = mask
-        self._next = mask.sum(axis=1)
-        return self._run(ids, np.maximum(np.cumsum(mask, axis=1) - 1, 0))
+        if not mask.any(axis=1).all() or not np.isin(mask, (0, 1)).all():
+            raise InputError("an attention mask holds 0 and 1, and a 1 in every row")
+        self._rows = 0
+        logits = self._model.prefill(ids, mask, last_only)
+        self._rows = ids.shape[0]
+        return logits
 
     def step(self, tokens: Ints) -> Floats:
         """Add one token to each row: tokens [batch] -> logits [batch, vocab]."""
         ids = np.ascontiguousarray(tokens, np.int64).reshape(-1, 1)
-        if ids.shape[0] != self._mask.shape[0] or not self._cache:
-            raise InputError(f"step got {ids.shape[0]} tokens for {self._mask.shape[0]} rows; run prefill first")
-        self._mask = np.concatenate([self._mask, np.ones_like(ids)], axis=1)
-        positions = self._next[:, None]
-        self._next = self._next + 1
-        return np.asarray(self._run(ids, positions)[:, -1])
+        if ids.shape[0] != self._rows or not self._rows:
+            raise InputError(f"step got {ids.shape[0]} tokens for {self._rows} rows; run prefill first")
+        return self._model.step(ids)
 
-    def _run(self, ids: Ints, positions: Ints) -> Floats:
-        feeds = {
-            "input_ids": _value(ids),
-            "attention_mask": _value(self._mask),
-            "position_ids": _value(np.ascontiguousarray(positions)),
-        }
-        found = self.session.run_with_ort_values(self._outputs, feeds | self._cache)
-        named = dict(zip(self._outputs, found, strict=True))
-        self._cache = {name: named[name.replace(_PAST, "present.")] for name in self._past}
-        return np.asarray(named["logits"].numpy(), np.float32)
+    def mark(self) -> Any:  # noqa: ANN401 opaque: only `rewind` takes it
+        """Where the sequence is now, for `rewind`."""
+        return self._model.mark()
 
-
-def _value(array: npt.NDArray[Any]) -> Any:  # noqa: ANN401 onnxruntime has no types
-    return onnxruntime.OrtValue.ortvalue_from_numpy(array)
+    def rewind(self, mark: Any) -> None:  # noqa: ANN401
+        """Go back to a mark of the same sequence: the steps since then are forgotten. A prefill ends a sequence."""
+        self._model.rewind(mark)

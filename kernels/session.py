@@ -1,13 +1,15 @@
 """Open a package in ONNX Runtime, quickly and without doubling its memory.
 
+With tailcut's kernels ONNX Runtime opens the file itself and hands every matrix to them as it is stored. Without them:
 A bitmask package runs in any ONNX Runtime through its function bodies, but folding those costs seconds a matrix.
 `load_session` expands each matrix in numpy (one pass over the mask), rewrites the node to a plain MatMul and hands
 ONNX Runtime the expanded matrices as initializers; what is dense already it maps from the file itself.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +19,14 @@ from onnx import helper
 
 from tailcut.bitmask import Packed
 from tailcut.errors import InputError
+from tailcut.kernels import library
 from tailcut.kernels.arena import Arena
 from tailcut.kernels.package import MODEL_NAME, Package, open_package
 from tailcut.kernels.stored import is_stored, stored_matrices
 
 _EXPANDED: Final = ".expanded"  # added to a matrix's name: no stored tensor is called so
+FUSED_NAME: Final = "fused.onnx"  # the graph with a cache in place, where the model's family has one
+Kernels = Literal["auto", "require", "off"]
 Array = npt.NDArray[Any]
 
 
@@ -33,27 +38,50 @@ def load_session(
     spinning: bool = True,
     optimise: bool = True,
     hashes: bool = False,
+    kernels: Kernels = "auto",
+    graph: str = MODEL_NAME,
 ) -> onnxruntime.InferenceSession:
     """A CPU session of a verified package.
+
+    kernels: "auto" runs tailcut's own kernels where they were compiled, "require" refuses to go on without them, "off"
+    leaves everything to ONNX Runtime. graph: the file of the package to open.
 
     threads: for each operator; None leaves it to ONNX Runtime. spinning false lets idle threads sleep between
     runs, so that several engines on one machine do not disturb each other. plain loads the file with ONNX Runtime
     alone (function bodies), as a user without tailcut would. hashes also compares every file's sha256.
     """
-    opened = open_package(package, hashes=hashes)
+    opened = open_package(package, hashes=hashes, graph=graph)
     options = session_options(threads=threads, spinning=spinning, optimise=optimise)
+    own = None if plain else own_kernels(kernels)
     try:
-        if plain or not any(is_stored(node) for node in opened.model.graph.node):
-            return _session(str(package / MODEL_NAME), options)  # ONNX Runtime maps the file itself
+        if own is not None:
+            options.register_custom_ops_library(str(own))
+        if own or plain or not any(is_stored(node) for node in opened.model.graph.node):
+            return _session(str(package / graph), options)  # ONNX Runtime maps the file itself
         return _expanded_session(opened, options)
-    except _ORT_ERRORS as error:
-        raise InputError(f"{package}: ONNX Runtime cannot open the graph ({str(error).splitlines()[0]})") from error
+    except ORT_ERRORS as error:
+        raise InputError(f"{package}: ONNX Runtime cannot open the graph ({said(error)})") from error
+
+
+def own_kernels(kernels: Kernels) -> Path | None:
+    """The library to register, None to go without; MissingEnvironmentError if it is required and not there."""
+    if kernels not in get_args(Kernels):
+        raise InputError(f"kernels must be auto, require or off, got {kernels}")
+    if kernels == "off":
+        return None
+    return library.require() if kernels == "require" else library.find()
+
+
+def decoding_graph(package: Path, kernels: Kernels) -> str:
+    """The graph a decoder should open: the fused one where it is there and tailcut's kernels run it."""
+    fused = own_kernels(kernels) is not None and (package / FUSED_NAME).is_file()
+    return FUSED_NAME if fused else MODEL_NAME
 
 
 def session_options(*, threads: int | None, spinning: bool = True, optimise: bool = True) -> onnxruntime.SessionOptions:
     """One way to run for dense and sparse alike: sequential, all optimisations or none."""
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what goes wrong comes as an exception
     options.inter_op_num_threads = 1
     if threads is not None:
         if threads < 1:
@@ -63,6 +91,13 @@ def session_options(*, threads: int | None, spinning: bool = True, optimise: boo
     levels = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
     return options
+
+
+def said(error: Exception) -> str:
+    """What ONNX Runtime said, without its own codes before it."""
+    return re.sub(
+        r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Exception during initialization: )?", "", str(error).splitlines()[0]
+    )
 
 
 def _expanded_session(package: Package, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
@@ -120,4 +155,10 @@ def _session(model: str | bytes, options: onnxruntime.SessionOptions) -> onnxrun
 
 
 _STATE = onnxruntime.capi.onnxruntime_pybind11_state
-_ORT_ERRORS = (_STATE.Fail, _STATE.InvalidGraph, _STATE.InvalidArgument, _STATE.RuntimeException, _STATE.NotImplemented)
+ORT_ERRORS: Final = (
+    _STATE.Fail,
+    _STATE.InvalidGraph,
+    _STATE.InvalidArgument,
+    _STATE.RuntimeException,
+    _STATE.NotImplemented,
+)

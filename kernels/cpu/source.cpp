@@ -76,6 +76,10 @@ bool check(const Source& s, Counted* counted, std::string* error) {
     return fail(error, "mask is missing");
   }
   const uint64_t wanted = bytes_of_values(s, static_cast<uint64_t>(counted->nonzeros));
+  if (s.value_bytes != wanted && s.mask && value_bits(s.kind) >= 8)
+    return fail(error, "mask names " + std::to_string(counted->nonzeros) + " weights, " +
+                           std::to_string(s.value_bytes * 8 / static_cast<uint64_t>(value_bits(s.kind))) +
+                           " values are stored");
   if (s.value_bytes != wanted) return fail(error, count_text("value bytes", s.value_bytes, wanted));
   if (wanted && !s.values) return fail(error, "values are missing");
   return true;

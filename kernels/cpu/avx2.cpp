@@ -1,5 +1,9 @@
 // The AVX2 table: int8 and int4 by the integer kernels, everything else by the float kernels.
 
+#include "matrix.h"
+
+#if defined(__AVX2__)
+
 #include "avx2.h"
 #include "avx2_float.h"
 
@@ -26,3 +30,11 @@ const Kernels* avx2_kernels() {
 }
 
 }  // namespace tailcut
+
+#else
+
+namespace tailcut {
+const Kernels* avx2_kernels() { return nullptr; }
+}  // namespace tailcut
+
+#endif

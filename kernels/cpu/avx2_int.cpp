@@ -3,6 +3,8 @@
 // Products: VPMADDUBSW multiplies unsigned by signed bytes and adds pairs in int16, so it gets |x| and w with the sign
 // of x; both stay within 127, so that a pair (at most 2 * 127 * 127 = 32258) cannot saturate.
 
+#if defined(__AVX2__)
+
 #include <cstring>
 #include <limits>
 
@@ -159,3 +161,5 @@ void int_expand(const Matrix& w, int64_t row, int16_t* to) {
 }
 
 }  // namespace tailcut::avx2
+
+#endif

@@ -2,6 +2,8 @@
 //
 // int16 because VPMADDWD adds products of pairs exactly: 2 * 127 * 127 * 64 pairs a group stay far inside int32.
 
+#if defined(__AVX2__)
+
 #include <cstdlib>
 #include <limits>
 #include <new>
@@ -116,3 +118,5 @@ void int_compute(const Matrix& w, const uint8_t* scratch, int64_t m, float* y, i
 }
 
 }  // namespace tailcut::avx2
+
+#endif

@@ -1,5 +1,7 @@
 // Activations to int8 in groups of 128 columns, as portable.cpp defines it.
 
+#if defined(__AVX2__)
+
 #include <cmath>
 #include <cstring>
 
@@ -82,3 +84,5 @@ void prepare(const Matrix& w, const float* x, int64_t m, int64_t first, int64_t 
 }
 
 }  // namespace tailcut::avx2
+
+#endif

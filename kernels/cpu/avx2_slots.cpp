@@ -1,5 +1,7 @@
 // int8 slots: activations are picked for the weights that are there (see slots.h). 16 rows at a time.
 
+#if defined(__AVX2__)
+
 #include <cstring>
 #include <limits>
 
@@ -161,3 +163,5 @@ void slots_expand(const Matrix& w, int64_t tile, int16_t* to) {
 }
 
 }  // namespace tailcut::avx2
+
+#endif

@@ -1,4 +1,5 @@
 // Rows straight from the packed stream: one to four rows of x at a time, what decoding spends its time in.
+#if defined(__AVX2__)
 #include "avx2_float.h"
 
 #include "avx2_expand.h"
@@ -149,3 +150,4 @@ void float_compute(const Matrix& w, const float* x, int64_t m, float* y, int64_t
 }
 
 }  // namespace tailcut::avx2
+#endif

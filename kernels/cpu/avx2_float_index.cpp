@@ -1,4 +1,5 @@
 // The index format with one row of x: sixteen rows of weights side by side, each lane at its own column.
+#if defined(__AVX2__)
 #include "index.h"
 
 #include "avx2_expand.h"
@@ -93,3 +94,4 @@ void float_index(const Matrix& w, const float* x, int64_t m, float* y, int64_t l
 }
 
 }  // namespace tailcut::avx2
+#endif

@@ -3,6 +3,7 @@
 // Both factors lie in rows, so a tile of 3 rows of x times 4 of weights keeps 12 vectors of partial sums over eight
 // columns each and adds across lanes once a chunk; transposing the panel would cost more than those additions. A chunk
 // of 4 rows fills half the first-level cache, a block of x half the second.
+#if defined(__AVX2__)
 #include <cstdlib>
 #include <new>
 
@@ -243,3 +244,4 @@ void float_panels(const Matrix& w, const float* x, int64_t m, float* y, int64_t 
 }
 
 }  // namespace tailcut::avx2
+#endif

@@ -1,0 +1,125 @@
+// i8 and i4 matrices with AVX-512: VPEXPANDB puts the packed values at their columns, VPDPBUSD multiplies.
+#include "avx512.h"
+
+#if defined(TAILCUT_EMULATE) || (defined(__AVX512VBMI2__) && defined(__AVX512VNNI__))
+#include "avx512_panels.h"
+
+namespace tailcut {
+namespace {
+
+// One group of a row (kBlocks blocks of 64 columns) against M rows of x.
+template <int kBlocks, int M, class Weights>
+inline void dot_group(const Matrix& w, Weights& reader, const uint8_t* x, int64_t g, float weight_scale, Floats* acc) {
+  Ints bytes[2];
+  TAILCUT_UNROLL for (int b = 0; b < kBlocks; ++b) bytes[b] = reader.next();
+  const int64_t stride = row_stride(w);
+  const uint8_t* columns = x + g * kGroup;
+  const uint8_t* starts = x + w.groups * kGroup + g * 64;
+  const uint8_t* scales = x + w.groups * (kGroup + 64) + g * 4;
+  TAILCUT_UNROLL for (int i = 0; i < M; ++i) {
+    float scale;
+    std::memcpy(&scale, scales + i * stride, 4);
+    Ints exact = load_ints(starts + i * stride);
+    TAILCUT_UNROLL for (int b = 0; b < kBlocks; ++b)
+        exact = dot_bytes(exact, bytes[b], load_ints(columns + i * stride + 64 * b));
+    if (Weights::group_scales) scale *= weight_scale;
+    acc[i] = fma(to_floats(exact), all(scale), acc[i]);
+  }
+}
+
+template <class Weights, int M>
+inline void dot_row(const Matrix& w, const uint8_t* x, int64_t m, float* y, int64_t ldy, int64_t row) {
+  Weights reader(w, row);
+  const float* scales = w.scales + (Weights::group_scales ? row * w.groups : row);
+  const uint8_t* ahead = w.data + w.row_start[row] + kAhead;  // the masks of a record that the values do not reach
+  Floats acc[M];
+  TAILCUT_UNROLL for (int i = 0; i < M; ++i) acc[i] = zeros();
+  const int64_t whole = w.blocks / 2;
+  for (int64_t g = 0; g < whole; ++g) {
+    if (g % 4 == 0) prefetch(ahead + g * 16);
+    dot_group<2, M>(w, reader, x, g, Weights::group_scales ? scales[g] : 0.0f, acc);
+  }
+  if (w.blocks % 2) dot_group<1, M>(w, reader, x, whole, Weights::group_scales ? scales[whole] : 0.0f, acc);
+  TAILCUT_UNROLL for (int i = 0; i < M; ++i)
+      if (i < m) y[i * ldy + row] = Weights::group_scales ? sum(acc[i]) : sum(acc[i]) * scales[0];
+}
+
+template <class Weights, int M>
+void dot_rows(const Matrix& w, const uint8_t* x, int64_t m, float* y, int64_t ldy, int64_t row0, int64_t row1) {
+  for (int64_t row = row0; row < row1; ++row) dot_row<Weights, M>(w, x, m, y, ldy, row);
+}
+
+template <class Weights>
+void few_rows(const Matrix& w, const uint8_t* x, int64_t m, float* y, int64_t ldy, int64_t row0, int64_t row1) {
+  switch (avx512::padded_rows(m)) {
+    case 1: return dot_rows<Weights, 1>(w, x, m, y, ldy, row0, row1);
+    case 2: return dot_rows<Weights, 2>(w, x, m, y, ldy, row0, row1);
+    case 4: return dot_rows<Weights, 4>(w, x, m, y, ldy, row0, row1);
+    default: return dot_rows<Weights, 8>(w, x, m, y, ldy, row0, row1);
+  }
+}
+
+// VPDPBUSD over a stretch: eight rows of W, four columns of a row broadcast at a time, against one or two tiles of x.
+struct DotProduct {
+  template <bool kGroupScales, int V>
+  static inline void group(const Stretch& s, int64_t r0, int64_t t, int64_t g) {
+    const int64_t blocks = smaller(2, s.block0 + s.blocks - 2 * g);
+    const uint8_t* tile = s.tile + t * tile_stride(s.w);
+    const uint8_t* x = tile + 2 * g * 1024;
+    const uint8_t* bytes = s.panel.bytes[r0] + (2 * g - s.block0) * 64;
+    Ints exact[8][V];
+    TAILCUT_UNROLL for (int r = 0; r < 8; ++r) TAILCUT_UNROLL for (int v = 0; v < V; ++v)
+        exact[r][v] = load_ints(starts_of(s.w, tile + v * tile_stride(s.w), g));
+    for (int64_t k = 0; k < blocks * 16; ++k) {
+      Ints columns[V];
+      TAILCUT_UNROLL for (int v = 0; v < V; ++v) columns[v] = load_ints(x + v * tile_stride(s.w) + 64 * k);
+      TAILCUT_UNROLL for (int r = 0; r < 8; ++r) {
+        const Ints four = all_ints(read_i32(bytes + r * kPanelStride + 4 * k));
+        TAILCUT_UNROLL for (int v = 0; v < V; ++v) exact[r][v] = dot_bytes(exact[r][v], four, columns[v]);
+      }
+    }
+    TAILCUT_UNROLL for (int v = 0; v < V; ++v) {
+      const Floats scale = load(scales_of(s.w, tile + v * tile_stride(s.w), g));
+      TAILCUT_UNROLL for (int r = 0; r < 8; ++r) {
+        float* sums = s.panel.sums[t + v][r0 + r];
+        const Floats by = kGroupScales ? mul(scale, all(weight_scale(s, r0 + r, g))) : scale;
+        store(sums, fma(to_floats(exact[r][v]), by, load(sums)));
+      }
+    }
+  }
+
+  template <bool kGroupScales>
+  static inline void run(const Stretch& s) {
+    const int64_t g0 = s.block0 / 2, g1 = (s.block0 + s.blocks + 1) / 2;
+    for (int64_t t = 0; t < s.tiles; t += 2)
+      for (int64_t r0 = 0; r0 < s.rows; r0 += 8)
+        for (int64_t g = g0; g < g1; ++g) {
+          if (t + 1 < s.tiles) group<kGroupScales, 2>(s, r0, t, g);
+          else group<kGroupScales, 1>(s, r0, t, g);
+        }
+  }
+};
+
+}  // namespace
+
+size_t avx512::integer_scratch_bytes(const Matrix& w, int64_t m) {
+  return static_cast<size_t>(m <= kFewRows ? padded_rows(m) * row_stride(w) : tiles_of(m) * tile_stride(w));
+}
+
+void avx512::integer_prepare(const Matrix& w, const float* x, int64_t m, int64_t first, int64_t last,
+                             uint8_t* scratch) {
+  if (m <= kFewRows) quantise_rows(w, x, m, first, last, scratch);
+  else quantise_tiles(w, x, m, first, last, scratch);
+}
+
+void avx512::integer_compute(const Matrix& w, const uint8_t* scratch, int64_t m, float* y, int64_t ldy, int64_t row0,
+                             int64_t row1) {
+  with_weights(w, [&](auto weights) {
+    using Weights = decltype(weights);
+    if (m <= kFewRows) few_rows<Weights>(w, scratch, m, y, ldy, row0, row1);
+    else multiply_panels<Weights, DotProduct>(w, scratch, m, y, ldy, row0, row1);
+  });
+}
+
+}  // namespace tailcut
+#endif

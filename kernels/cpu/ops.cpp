@@ -2,71 +2,20 @@
 // with the session's own threads. Inputs and their order are those of the functions that a package carries, which the
 // runtime would otherwise run in their place.
 
-#include <climits>
 #include <cstdio>
 #include <memory>
-#include <mutex>
-#include <new>
 #include <string>
 #include <vector>
 
+#include "attention_op.h"
 #include "forced.h"
 #include "give_back.h"
 #include "ort_abi.h"
+#include "ort_run.h"
 #include "ort_tensor.h"
 
 namespace tailcut::ort {
 namespace {
-
-// Scratch memory of all sessions: an operator takes one for a run and puts it back, so that a few warm buffers serve
-// everything and a run allocates nothing once they have grown.
-class ScratchPool {
- public:
-  std::unique_ptr<Scratch> take() {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (free_.empty()) return std::make_unique<Scratch>();
-    std::unique_ptr<Scratch> scratch = std::move(free_.back());
-    free_.pop_back();
-    return scratch;
-  }
-  void put(std::unique_ptr<Scratch> scratch) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    free_.push_back(std::move(scratch));
-  }
-
- private:
-  std::mutex mutex_;
-  std::vector<std::unique_ptr<Scratch>> free_;
-};
-
-ScratchPool& scratch_pool() {
-  static auto* const pool = new ScratchPool;  // never destroyed: runs may outlive the end of main
-  return *pool;
-}
-
-// The session's thread pool: tasks are handed out one at a time to whichever thread is free.
-class SessionThreads : public Parallel {
- public:
-  SessionThreads(const Api* api, const Context* context) : api_(api), context_(context) {}
-  void run(int64_t count, void (*body)(void*, int64_t), void* context) override {
-    struct Call {
-      void (*body)(void*, int64_t);
-      void* context;
-    } call{body, context};
-    const auto one = [](void* user, size_t index) {
-      const auto* c = static_cast<const Call*>(user);
-      c->body(c->context, static_cast<int64_t>(index));
-    };
-    Status* status = ParallelFor::of(api_)(context_, one, static_cast<size_t>(count), 0, &call);
-    if (!status) return;
-    ReleaseStatus::of(api_)(status);  // without its threads the work is still done
-    for (int64_t i = 0; i < count; ++i) body(context, i);
-  }
-
- private:
-  const Api* api_;
-  const Context* context_;
-};
 
 struct OpEntry : CustomOp {
   OpShape shape;
@@ -163,18 +112,6 @@ Status* compute(const Kernel& k, Context* context) {
   return w ? multiply(k, *w, inputs[0], context) : failure(k.api, k.where + error);
 }
 
-// No exception may cross into the runtime.
-template <class Body>
-Status* guarded(const Api* api, Body body) {
-  try {
-    return body();
-  } catch (const std::bad_alloc&) {
-    return CreateStatus::of(api)(kRuntimeException, "tailcut: not enough memory");
-  } catch (...) {
-    return CreateStatus::of(api)(kRuntimeException, "tailcut: unexpected failure");
-  }
-}
-
 Status* create_checked(const CustomOp* op, const Api* api, const KernelInfo* info, void** kernel) {
   return guarded(api, [&] { return make(op, api, info, kernel); });
 }
@@ -187,29 +124,14 @@ Status* compute_checked(void* kernel, Context* context) {
 OpEntry entry(const OpShape& shape) {
   OpEntry e{};
   e.shape = shape;
-  e.version = kVersion;
-  // the two callbacks of older runtimes: those are refused at registration, so nothing calls these
-  e.create_kernel = [](const CustomOp*, const Api*, const KernelInfo*) -> void* { return nullptr; };
-  e.compute = [](void*, Context*) {};
+  fill_common(&e);
   e.name = [](const CustomOp* op) { return shape_of(op).name; };
-  e.provider = [](const CustomOp*) { return "CPUExecutionProvider"; };
   e.input_type = [](const CustomOp* op, size_t i) { return shape_of(op).types[i]; };
   e.input_count = [](const CustomOp* op) { return shape_of(op).inputs; };
-  e.output_type = [](const CustomOp*, size_t) { return kFloat; };
   e.output_count = [](const CustomOp*) -> size_t { return 1; };
   e.destroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
-  e.input_characteristic = [](const CustomOp*, size_t) { return kRequired; };
-  e.output_characteristic = [](const CustomOp*, size_t) { return kRequired; };
-  e.input_memory = [](const CustomOp*, size_t) { return kDefaultMemory; };
-  e.variadic_input_minimum = [](const CustomOp*) { return 1; };
-  e.variadic_input_homogeneous = [](const CustomOp*) { return 1; };
-  e.variadic_output_minimum = [](const CustomOp*) { return 1; };
-  e.variadic_output_homogeneous = [](const CustomOp*) { return 1; };
   e.create_kernel_checked = create_checked;
   e.compute_checked = compute_checked;
-  e.infer_shape = [](const CustomOp*, ShapeContext*) -> Status* { return nullptr; };
-  e.first_version = [](const CustomOp*) { return 1; };
-  e.last_version = [](const CustomOp*) { return INT_MAX; };
   return e;
 }
 
@@ -237,6 +159,7 @@ Status* add_operators(const Api* api, SessionOptions* options) {
   if (Status* status = CreateDomain::of(api)("tailcut", &domain)) return status;
   for (const OpEntry& op : entries())
     if (Status* status = AddOp::of(api)(domain, &op)) return status;
+  if (Status* status = AddOp::of(api)(domain, attention_op())) return status;
   return AddDomain::of(api)(options, domain);
 }
 

@@ -27,6 +27,7 @@ enum ElementType : int32_t {
   kFloat = 1,
   kUint8 = 2,
   kInt8 = 3,
+  kInt32 = 6,
   kInt64 = 7,
   kFloat16 = 10,
   kBfloat16 = 16,
@@ -62,6 +63,8 @@ using ElementTypeOf = Slot<60, Status*(const TensorInfo*, ElementType*)>;
 using RankOf = Slot<61, Status*(const TensorInfo*, size_t*)>;
 using DimensionsOf = Slot<62, Status*(const TensorInfo*, int64_t*, size_t)>;
 using InfoOf = Slot<65, Status*(const Value*, TensorInfo**)>;
+using AttributeFloat = Slot<85, Status*(const KernelInfo*, const char*, float*)>;
+using AttributeInt = Slot<86, Status*(const KernelInfo*, const char*, int64_t*)>;
 using GetInput = Slot<90, Status*(const Context*, size_t, const Value**)>;
 using GetOutput = Slot<91, Status*(Context*, size_t, const int64_t*, size_t, Value**)>;
 using ReleaseStatus = Slot<93, void(Status*)>;

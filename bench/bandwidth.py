@@ -58,15 +58,32 @@ def _buffer_bytes() -> int:
 
 def _point(buffer: Bytes, threads: int, passes: int) -> BandwidthPoint:
     parts = np.split(buffer, _CHUNKS)
+    with ThreadPoolExecutor(threads, initializer=_pinner(threads)) as pool:
+        samples = [_pass(pool, parts, reader) for reader in _READERS for _ in range(passes)]
+    return BandwidthPoint(threads, max(samples), tuple(samples))
+
+
+class Stream:
+    """A read of a buffer far beyond the caches, repeated between measurements: was the machine quiet just then?"""
+
+    def __init__(self, threads: int, size_bytes: int = _GIB // 2) -> None:
+        self._parts = np.split(np.ones(size_bytes // (_CHUNKS * 64) * (_CHUNKS * 64), np.uint8), _CHUNKS)
+        self._pool = ThreadPoolExecutor(threads, initializer=_pinner(threads))
+
+    def gb_per_s(self) -> float:
+        """The best of one pass a reader."""
+        return max(_pass(self._pool, self._parts, reader) for reader in _READERS)
+
+
+def _pinner(threads: int) -> Callable[[], None]:
+    """For each thread of a pool in turn: keep it on a CPU of its own."""
     cpus = iter(pinned_cpus(threads))
 
     def pin() -> None:
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, {next(cpus, pinned_cpus(1)[0])})
 
-    with ThreadPoolExecutor(threads, initializer=pin) as pool:
-        samples = [_pass(pool, parts, reader) for reader in _READERS for _ in range(passes)]
-    return BandwidthPoint(threads, max(samples), tuple(samples))
+    return pin
 
 
 def _pass(pool: ThreadPoolExecutor, parts: Sequence[Bytes], reader: Callable[[Bytes], object]) -> float:

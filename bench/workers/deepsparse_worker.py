@@ -30,6 +30,7 @@ class Graph:
         self.engine = engine
         self.load_seconds = load_seconds
         self.data = os.path.join(body["package"], "model.onnx.data")
+        self.zeros = body.get("zeros")  # known from the making of an int8 variant, else counted in the file
         self.shapes = {name: tuple(shape) for name, shape in zip(engine.input_names, engine.input_shapes)}
         self.outputs: List[str] = list(engine.output_names)
         caches = [name for name in engine.input_names if name.startswith("past_key_values.")]
@@ -86,12 +87,13 @@ def open_package(body: Dict[str, Any], arrays: Dict[str, Any]) -> wire.Frame:
 def describe(body: Dict[str, Any], arrays: Dict[str, Any]) -> wire.Frame:
     import deepsparse
 
-    engine = _state["graph"].engine
+    graph = _state["graph"]
+    engine = graph.engine
     return {
         "version": deepsparse.__version__,
         "numpy": np.__version__,
         "supported_fraction": float(engine.fraction_of_supported_ops),
-        "zeros_seen": _zeros(_state["graph"].data),
+        "zeros_seen": _zeros(graph.data) if graph.zeros is None else graph.zeros,
         "isa": engine.cpu_avx_type + (" vnni" if engine.cpu_vnni else ""),
         "num_cores": int(engine.num_cores),
         "cache": "external, written in place",

@@ -1,0 +1,46 @@
+"""ONNX Runtime's own int4: MatMulNBits (block 32, accuracy_level 4) everywhere, the output matrix included."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tailcut.bench import variants
+from tailcut.bench.engines import Phase, onnxruntime_fused
+from tailcut.bench.ort_quantise import quantise
+from tailcut.bench.worker import Launch
+from tailcut.results import Engagement, Workload
+
+SEPARATE_PHASES = False
+COMPRESSES = False
+LICENCE = ""
+# 4-bit weights are 9 % off in the L2 norm, a matrix; over the layers of a random model the largest logit's error was
+# measured at TOL4; a wrong layout or scale gives errors of 1
+TOLERANCE = 0.5
+_NAME = "onnxruntime-int4"
+
+available = onnxruntime_fused.available
+where = onnxruntime_fused.where
+
+
+def directory(package: Path) -> Path:
+    return variants.directory(package, _NAME)
+
+
+def prepare(package: Path) -> None:
+    variants.make(package, _NAME, lambda out: quantise(package, out, 4))
+
+
+def unfit(package: Path, workload: Workload) -> str | None:
+    return onnxruntime_fused.unfit(package, workload) or variants.missing(package, _NAME)
+
+
+def launch(package: Path, phase: Phase, workload: Workload) -> Launch:
+    return onnxruntime_fused.launch(directory(package), phase, workload)
+
+
+def refuse(evidence: Mapping[str, Any]) -> str | None:
+    return None
+
+
+def engagement(evidence: Mapping[str, Any], zeros: int) -> Engagement:
+    return onnxruntime_fused.engagement(evidence, zeros)

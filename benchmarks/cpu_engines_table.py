@@ -1,0 +1,128 @@
+"""The tables of `cpu_engines.py`: every ratio is of medians within one session."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from tailcut.bench.many import Measured, Session
+from tailcut.bench.report import markdown_row
+from tailcut.bench.stats import median_ratio
+from tailcut.bench.tables import interval
+from tailcut.results import Ratio
+
+BASELINE = ("onnxruntime-fused", "float32")  # dense float32 ONNX Runtime on its best graph
+HEAD = (
+    "sparsity",
+    "engine",
+    "weights",
+    "ms a step",
+    "tokens/s",
+    "over dense float32 ORT",
+    "over the best dense int4",
+    "over DeepSparse, same sparsity and precision",
+)
+
+
+def render(sessions: Sequence[Session]) -> str:
+    """One table a phase, thread count, batch and prompt."""
+    if not sessions:
+        return "no sessions"
+    decodes = [session for session in sessions if session.rounds > 1]
+    kinds = sorted({kind(session) for session in decodes}, key=lambda item: (item[0], -item[1], item[2], item[3]))
+    parts = [table([session for session in decodes if kind(session) == wanted]) for wanted in kinds]
+    loads = [session for session in sessions if session.rounds == 1]
+    return "\n\n".join([*parts, *([load_table(loads)] if loads else [])])
+
+
+def kind(session: Session) -> tuple[str, int, int, int]:
+    work = session.workload
+    length = work.prompt_tokens if session.phase == "prefill" else work.context
+    return session.phase, work.threads, work.batch, length
+
+
+def title(session: Session) -> str:
+    work = session.workload
+    rates = f"{min(session.stream_gb_per_s):.1f} to {max(session.stream_gb_per_s):.1f} GB/s"
+    what = (
+        f"prefill of {work.prompt_tokens} tokens" if session.phase == "prefill" else f"decode at {work.context} tokens"
+    )
+    threads = f"{work.threads} thread{'s' * (work.threads > 1)}"
+    machine = f"{session.machine.cpu} ({' '.join(session.machine.isa)}), commit {session.machine.commit}"
+    return f"**{what}, batch {work.batch}, {threads}** on {machine}; stream read between the rounds {rates}."
+
+
+def table(sessions: Sequence[Session]) -> str:
+    """Rows by sparsity; a row measured in several sessions is shown once, from the last."""
+    shown: dict[str, tuple[Session, Measured]] = {}
+    for session in sessions:
+        for row in session.rows:
+            if row.facts is not None and (session.group == "dense" or row.package != "dense"):
+                shown[row.label] = (session, row)
+            elif session.group != "dense":
+                shown.setdefault(row.label, (session, row))
+    ordered = sorted(shown.values(), key=lambda pair: (sparsity(pair[1]), pair[1].weights, -speed(pair[1])))
+    lines = [title(sessions[-1]), "", markdown_row(HEAD), "|" + " --- |" * len(HEAD)]
+    return "\n".join([*lines, *(markdown_row(cells(session, row)) for session, row in ordered)])
+
+
+def cells(session: Session, row: Measured) -> tuple[str, ...]:
+    name = f"{row.engine} {row.version}".strip()
+    start = (f"{sparsity(row):.0%}", name, row.weights)
+    if not row.ms:
+        return (*start, "not measured", row.reason, "", "", "")
+    times = np.asarray(row.ms)
+    per_step = session.workload.prompt_tokens if session.phase == "prefill" else 1
+    rate = session.workload.batch * per_step * 1e3 / np.median(times)
+    ratios = (
+        over(session, row, find(session, *BASELINE)),
+        over(session, row, best_int4(session)),
+        deepsparse(session, row),
+    )
+    return (*start, f"{np.median(times):.1f}", f"{rate:.2f}", *(interval(ratio) for ratio in ratios))
+
+
+def sparsity(row: Measured) -> float:
+    return row.facts.sparsity if row.facts else 0.0
+
+
+def speed(row: Measured) -> float:
+    return 1 / float(np.median(np.asarray(row.ms))) if row.ms else 0.0
+
+
+def find(session: Session, engine: str, weights: str) -> Measured | None:
+    """The dense row of an engine."""
+    rows = (row for row in session.rows if (row.engine, row.weights, row.package) == (engine, weights, "dense"))
+    return next((row for row in rows if row.ms), None)
+
+
+def best_int4(session: Session) -> Measured | None:
+    """The fastest dense int4 row that is not ours."""
+    rows = [r for r in session.rows if r.ms and r.weights == "int4" and r.package == "dense" and r.engine != "tailcut"]
+    return max(rows, key=speed, default=None)
+
+
+def deepsparse(session: Session, row: Measured) -> Ratio | None:
+    """Over DeepSparse on the same cut weights, for the rows of tailcut."""
+    other = {"float32": "deepsparse", "int8": "deepsparse-int8"}.get(row.weights)
+    package = row.package.removesuffix(f"-{row.weights}")
+    rows = (r for r in session.rows if r.ms and (r.engine, r.package) == (other, package))
+    return over(session, row, next(rows, None)) if row.engine == "tailcut" else None
+
+
+def over(session: Session, row: Measured, base: Measured | None) -> Ratio | None:
+    if base is None or base is row:
+        return None
+    return median_ratio(base.ms, row.ms, seed=session.workload.seed)
+
+
+def load_table(sessions: Sequence[Session]) -> str:
+    """Load time, peak memory and file size, each row alone on the machine."""
+    head = ("package", "engine", "weights", "load, s", "peak RSS, MB", "on disk, MB")
+    return "\n".join([markdown_row(head), "|" + " --- |" * len(head), *load_rows(sessions)])
+
+
+def load_rows(sessions: Sequence[Session]) -> Iterator[str]:
+    for row in (row for session in sessions for row in session.rows):
+        size = f"{row.peak_rss_bytes / 1e6:.0f}", f"{row.bytes_on_disk / 1e6:.0f}"
+        numbers = (f"{row.load_seconds:.1f}", *size) if row.ms else ("not measured", row.reason, "")
+        yield markdown_row((row.package, f"{row.engine} {row.version}".strip(), row.weights, *numbers))

@@ -43,7 +43,7 @@ Body = tuple[list[str], str, Callable[[], Nodes]]  # inputs, output, nodes
 
 def functions_for(nodes: Iterable[onnx.NodeProto], opset: int) -> list[onnx.FunctionProto]:
     """What a graph of these nodes needs, in a fixed order; they import the model's own opset."""
-    wanted = {node.op_type for node in nodes if node.domain == DOMAIN}
+    wanted = {node.op_type for node in nodes if node.domain == DOMAIN and node.op_type in _BODIES}
     bodies = {name: build() for name, (_, _, build) in _BODIES.items()}
     for name in reversed(_BODIES):  # a body uses only what stands before it
         if name in wanted:

@@ -9,8 +9,8 @@ Outputs  logits float32 [batch, sequence - logits_from, vocab]
          present.{i}.key / .value, the shape of the past: bind them to the same buffers and nothing is copied
 
 Rows of different length are padded on the right; positions count from 0. After a prompt, runs of several tokens take one
-row only (ONNX Runtime's rule). com.microsoft::GroupQueryAttention rotates with the tables stored here, at most
-MAX_POSITIONS rows of them. No weight is stored again: matrices and norms are those of model.onnx.
+row only (ONNX Runtime's rule). Attention is ONNX Runtime's GroupQueryAttention, as a function that tailcut's kernels
+take over; it rotates with the tables stored here, at most MAX_POSITIONS rows of them. No weight is stored again: matrices and norms are those of model.onnx.
 """
 
 from collections.abc import Mapping
@@ -20,10 +20,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from tailcut.export.attention import ATTENTION, MICROSOFT
 from tailcut.export.blocks import Emitter
 from tailcut.export.decoder import IR_VERSION
 from tailcut.export.functions import DOMAIN, SWIGLU
-from tailcut.export.graph import MICROSOFT, Graph
+from tailcut.export.graph import Graph
 from tailcut.export.layouts import Storage
 from tailcut.export.spec import AttentionSpec, BlockSpec, DecoderSpec, MlpSpec, Rotary
 
@@ -139,34 +140,34 @@ def _attention(emitter: Emitter, x: str, index: int, tables: Tables, lengths: tu
     present = [graph.declare(f"present.{index}.{part}", shape) for part in ("key", "value")]
     label = f"{graph.scope}/Attention"
     graph.node(
-        "GroupQueryAttention",
-        [*_queries(emitter, x, spec), *past, *lengths, *tables[_rotary(spec)]],
+        ATTENTION,
+        [_packed(emitter, x, spec), *past, *lengths, *tables[_rotary(spec)]],
         [f"{label}:0", *present],
         name=label,
-        domain=MICROSOFT,
+        domain=DOMAIN,
         num_heads=dims.heads,
         kv_num_heads=dims.kv_heads,
         scale=spec.scale,
-        do_rotary=1,
         local_window_size=spec.window or -1,
         softcap=spec.softcap or 0.0,
     )
     return emitter.linears.apply(f"{label}:0", spec.out, dims.hidden, dims.heads * dims.head_dim)
 
 
-def _queries(emitter: Emitter, x: str, spec: AttentionSpec) -> tuple[str, str, str]:
-    """Packed (qkv, "", ""); q, k and v apart when their heads are normalised first."""
+def _packed(emitter: Emitter, x: str, spec: AttentionSpec) -> str:
+    """Queries, keys and values side by side, their heads normalised where the family does so."""
     graph, width = emitter.graph, emitter.spec.head_dim
     packed = emitter.packed_qkv(x, spec)
     if spec.q_norm is None and spec.k_norm is None:
-        return packed, "", ""
+        return packed
     q, k, v = graph.ops("Split", (packed, graph.constant(emitter.qkv_sizes)), 3, axis=-1)
 
     def normed(part: str, module: str | None, channels: int) -> str:
         heads = graph.op("Reshape", part, graph.constant([0, 0, -1, width]))
         return graph.op("Reshape", _rms(emitter, heads, module, width), graph.constant([0, 0, channels]))
 
-    return normed(q, spec.q_norm, emitter.qkv_sizes[0]), normed(k, spec.k_norm, emitter.qkv_sizes[1]), v
+    parts = normed(q, spec.q_norm, emitter.qkv_sizes[0]), normed(k, spec.k_norm, emitter.qkv_sizes[1]), v
+    return graph.op("Concat", *parts, axis=-1)
 
 
 def _rotary(spec: AttentionSpec) -> Rotary:

@@ -17,11 +17,11 @@ from onnx import TensorProto, helper
 
 from tailcut import __version__
 from tailcut.bitmask import Array
+from tailcut.export.attention import ATTENTION, MICROSOFT, attention_function
 from tailcut.export.functions import DOMAIN, functions_for
 
 DATA_NAME: Final = "model.onnx.data"
 MODEL_NAME: Final = "model.onnx"
-MICROSOFT: Final = "com.microsoft"  # ONNX Runtime's own ops
 _ALIGNMENT: Final = 4096
 _INLINE_BYTES: Final = 1024  # readers of external data want small tensors (shapes above all) inline
 
@@ -170,10 +170,14 @@ class Graph:
             graph,
             opset_imports=imports,
             ir_version=ir_version,
-            functions=functions_for(self.nodes, self.opset),
+            functions=self._functions(),
             producer_name="tailcut",
             producer_version=__version__,
         )
+
+    def _functions(self) -> list[onnx.FunctionProto]:
+        attends = any(node.domain == DOMAIN and node.op_type == ATTENTION for node in self.nodes)
+        return functions_for(self.nodes, self.opset) + ([attention_function(self.opset)] if attends else [])
 
 
 def _value(name: str, dtype: type[np.generic], shape: Sequence[int | str]) -> onnx.ValueInfoProto:

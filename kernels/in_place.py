@@ -49,8 +49,10 @@ class InPlace:
         first = int(lengths.min()) - 1 if last_only else 0
         logits = self._run(np.take_along_axis(ids, order, axis=1), lengths, first)
         if last_only:
-            return np.ascontiguousarray(logits[np.arange(len(ids)), lengths - 1 - first][:, None])
-        return logits if mask.all() else _put_back(logits, order, lengths, ids.shape[1])
+            return logits[np.arange(len(ids)), lengths - 1 - first][:, None].copy()
+        if not mask.all():
+            return _put_back(logits, order, lengths, ids.shape[1])
+        return logits.copy() if logits.shape[1] == 1 else logits  # one position: the buffer that steps write to
 
     def step(self, ids: Ints) -> Floats:
         """ids [batch, 1] -> logits [batch, vocab]."""
@@ -129,7 +131,7 @@ def _put_back(logits: Floats, order: Ints, lengths: Ints, width: int) -> Floats:
 def _clear(positions: int) -> Iterator[None]:
     try:
         yield
-    except ORT_ERRORS as error:
+    except (RuntimeError, *ORT_ERRORS) as error:  # a run with bound tensors fails with the former
         raise InputError(
             f"ONNX Runtime cannot run {positions} positions of this model ({said(error)}); use a shorter prompt"
         ) from error

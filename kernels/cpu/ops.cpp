@@ -13,6 +13,7 @@
 #include "ort_abi.h"
 #include "ort_run.h"
 #include "ort_tensor.h"
+#include "swiglu_op.h"
 
 namespace tailcut::ort {
 namespace {
@@ -159,7 +160,8 @@ Status* add_operators(const Api* api, SessionOptions* options) {
   if (Status* status = CreateDomain::of(api)("tailcut", &domain)) return status;
   for (const OpEntry& op : entries())
     if (Status* status = AddOp::of(api)(domain, &op)) return status;
-  if (Status* status = AddOp::of(api)(domain, attention_op())) return status;
+  for (const CustomOp* op : {attention_op(), swiglu_op()})
+    if (Status* status = AddOp::of(api)(domain, op)) return status;
   return AddDomain::of(api)(options, domain);
 }
 

@@ -8,6 +8,27 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+Export = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def fused_package(tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """fused_package(family="llama", weights="float32") -> a package with fused.onnx (heads of 16 channels)."""
+    from tailcut.export.run import export
+
+    made: dict[str, Path] = {}
+
+    def make(family: str = "llama", weights: str = "float32") -> Path:
+        key = f"{family}-{weights}"
+        if key not in made:
+            model = tiny_model(family, hidden_size=64, max_position_embeddings=512)
+            made[key] = tmp_path_factory.mktemp("fused") / key
+            export(model, made[key], weights=weights)
+            assert (made[key] / "fused.onnx").is_file()
+        return made[key]
+
+    return make
+
 
 @pytest.fixture(scope="session")
 def package(tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:

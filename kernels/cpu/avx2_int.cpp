@@ -35,7 +35,7 @@ struct Expand {
 alignas(64) const Expand table;
 
 __m128i two_halves(const void* low, const void* high) {
-  const __m128d first = _mm_load_sd(static_cast<const double*>(low));
+  const __m128d first = _mm_castsi128_pd(_mm_loadl_epi64(static_cast<const __m128i*>(low)));  // may be unaligned
   return _mm_castpd_si128(_mm_loadh_pd(first, static_cast<const double*>(high)));
 }
 

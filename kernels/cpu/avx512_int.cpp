@@ -22,8 +22,8 @@ inline void dot_group(const Matrix& w, Weights& reader, const uint8_t* x, int64_
     Ints exact = load_ints(starts + i * stride);
     TAILCUT_UNROLL for (int b = 0; b < kBlocks; ++b)
         exact = dot_bytes(exact, bytes[b], load_ints(columns + i * stride + 64 * b));
-    if (Weights::group_scales) scale *= weight_scale;
-    acc[i] = fma(to_floats(exact), all(scale), acc[i]);
+    const Floats dot = Weights::group_scales ? mul(to_floats(exact), all(weight_scale)) : to_floats(exact);
+    acc[i] = fma(dot, all(scale), acc[i]);
   }
 }
 

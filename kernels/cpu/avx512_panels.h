@@ -18,6 +18,11 @@ struct Panel {
   alignas(64) float sums[kPanelTiles][kPanelRows][16];  // lane: row of x
 };
 
+inline Panel& panel_of_thread() {
+  static thread_local Panel panel;
+  return panel;
+}
+
 // A stretch of columns of a panel against tiles of x: sums[t][r][i] += scale * (exact sums of each group).
 struct Stretch {
   const Matrix& w;
@@ -80,7 +85,7 @@ inline void multiply_panel(Stretch s, int64_t x_rows, float* y, int64_t ldy) {
 template <class Weights, class Product>
 inline void multiply_panels(const Matrix& w, const uint8_t* scratch, int64_t m, float* y, int64_t ldy, int64_t row0,
                             int64_t row1) {
-  static thread_local Panel panel;
+  Panel& panel = panel_of_thread();
   for (int64_t t = 0; t < tiles_of(m); t += kPanelTiles)
     for (int64_t r = row0; r < row1; r += kPanelRows) {
       const Stretch s{w, panel, r, smaller(kPanelRows, row1 - r), scratch + t * tile_stride(w),

@@ -6,7 +6,8 @@ namespace tailcut {
 namespace {
 
 constexpr int64_t kMaxSide = int64_t{1} << 31;
-constexpr int64_t kMaxWeights = int64_t{1} << 40;  // products of sizes below stay far inside 64 bits
+constexpr int64_t kMaxWeights = int64_t{1} << 40;   // products of sizes below stay far inside 64 bits
+constexpr int64_t kMaxEmptyRows = int64_t{1} << 20;  // rows without columns need no bytes that would vouch for them
 
 bool fail(std::string* error, const std::string& text) {
   *error = text;
@@ -56,6 +57,8 @@ bool check(const Source& s, Counted* counted, std::string* error) {
   if (s.rows < 0 || s.cols < 0 || s.rows > kMaxSide || s.cols > kMaxSide || (s.cols && s.rows > kMaxWeights / s.cols))
     return fail(error, "a shape of " + std::to_string(s.rows) + " x " + std::to_string(s.cols) +
                            " is not a matrix this library can hold (sides up to 2^31, 2^40 weights)");
+  if (s.cols == 0 && s.rows > kMaxEmptyRows)
+    return fail(error, "a matrix of " + std::to_string(s.rows) + " rows has no columns; at most 2^20 such rows are taken");
   if (!check_scales(s, error)) return false;
   const uint64_t width = static_cast<uint64_t>((s.cols + 7) / 8);
   counted->nonzeros = s.rows * s.cols;

@@ -17,7 +17,7 @@ from tailcut import __version__
 from tailcut.bitmask import unpack
 from tailcut.errors import InputError
 from tailcut.export.forms import Form, Layout, check_layout, float_form, half_form, integer_form
-from tailcut.export.functions import DOMAIN, functions_for
+from tailcut.export.functions import DOMAIN, MATRIX_FUNCTIONS, functions_for
 from tailcut.export.fused import FUSED_NAME
 from tailcut.export.graph import DATA_NAME, MODEL_NAME, DataFile
 from tailcut.export.run import check_structure, write_model
@@ -157,4 +157,5 @@ def _import_functions(model: onnx.ModelProto, before: onnx.ModelProto) -> None:
     others = {domain: version for domain, version in opsets.items() if domain not in ("", DOMAIN)}
     for domain, version in ({"": opsets[""]} | own | others).items():
         model.opset_import.append(helper.make_opsetid(domain, version))
-    model.functions.extend(functions_for(model.graph.node, opsets[""]))
+    others_too = [function for function in before.functions if function.name not in MATRIX_FUNCTIONS]
+    model.functions.extend([*functions_for(model.graph.node, opsets[""]), *others_too])

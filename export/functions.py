@@ -207,3 +207,4 @@ _BODIES: Final[dict[str, Body]] = {
     DENSE_INT4: (["x", "weight", "scales", "shape"], "y", _dense_int4),
     SWIGLU: (["gate_up"], "y", _swiglu),
 }
+MATRIX_FUNCTIONS: Final = frozenset(_BODIES)

@@ -9,7 +9,7 @@ A joined matrix is named after its modules, `model.layers.0.self_attn.q_proj+k_p
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import get_args
 
 import numpy as np
 
@@ -17,12 +17,11 @@ from tailcut.allocation import Dense, LayerPlan
 from tailcut.errors import InputError
 from tailcut.export.forms import Form, Layout, Loss, check_layout, encode
 from tailcut.export.graph import Graph
-from tailcut.export.quantise import HALVES, Matrix, Precision, check_precision
+from tailcut.export.quantise import HALVES, Matrix, check_precision
 from tailcut.export.weights import Weights
 from tailcut.kernels.stored import JOIN
 from tailcut.manifest import RealisedLayer
-
-HEADS: Final = ("float32", "int8", "int4")  # what may be asked for; float16 and bfloat16 follow the weights
+from tailcut.quantised import HeadPrecision, Precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ def storage(layout: str, weights: str, head: str | None) -> Storage:
     if chosen == "dense" and precision in HALVES:
         raise InputError(f"{precision} weights exist only in the bitmask layout; leave out --layout dense")
     if head is not None:
-        return Storage(chosen, precision, check_precision(head, HEADS, "head"))
+        return Storage(chosen, precision, check_precision(head, get_args(HeadPrecision), "head"))
     return Storage(chosen, precision, "int8" if precision == "int4" else precision)
 
 

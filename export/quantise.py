@@ -8,7 +8,7 @@ method, and is recorded for every matrix. float16 and bfloat16 are here too, as 
 """
 
 from collections.abc import Iterable
-from typing import Final, Literal, get_args
+from typing import Final, get_args
 
 import ml_dtypes
 import numpy as np
@@ -16,9 +16,8 @@ import numpy.typing as npt
 
 from tailcut.bitmask import Array
 from tailcut.errors import InputError
-from tailcut.quantised import GROUP, Integers, Scales, dequantise, groups, spread
+from tailcut.quantised import GROUP, Integers, Precision, Scales, dequantise, groups, spread
 
-Precision = Literal["float32", "float16", "bfloat16", "int8", "int4"]
 Matrix = npt.NDArray[np.float32]
 HALVES: Final = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 _LARGEST: Final = {"int8": 127, "int4": 7}

@@ -23,13 +23,13 @@ from tailcut.export.forms import Layout
 from tailcut.export.fused import FUSED_NAME, build_fused, why_not
 from tailcut.export.graph import DATA_NAME, MODEL_NAME, DataFile, Graph
 from tailcut.export.layouts import Linears, Storage, storage
-from tailcut.export.quantise import Precision
 from tailcut.export.sizes import facts
 from tailcut.export.spec import DecoderSpec
 from tailcut.export.weights import Weights
 from tailcut.files import new_directory
 from tailcut.manifest import Manifest, RealisedLayer, file_entries, try_manifest, write_manifest
 from tailcut.progress import Reporter, silent
+from tailcut.quantised import HeadPrecision, Precision
 
 FAMILIES: Final = "tailcut.export.families"
 SIDE_FILES: Final = (
@@ -72,7 +72,7 @@ def export(
     *,
     layout: Layout = "bitmask",
     weights: Precision = "float32",
-    head: Precision | None = None,
+    head: HeadPrecision | None = None,
     check: bool = True,
     overwrite: bool = False,
     report: Reporter = silent,

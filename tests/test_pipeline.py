@@ -72,6 +72,23 @@ def test_the_whole_street_leaves_every_output(finished: Path) -> None:
     assert 0.6 - 1 / 32 <= zeros / weights <= 0.6
 
 
+def test_rounded_packages_are_judged_as_packages(finished: Path, tiny_model: TinyModel, tmp_path: Path) -> None:
+    """Other weights keep the compressed model, make both packages again and score the sparse one by its session."""
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    when = (out / "scores.json").stat().st_mtime_ns
+    done = run(tiny_model("llama"), out, "--weights", "int4", "--head", "int8")
+    assert done.returncode == 0, done.stderr
+    assert (out / "scores.json").stat().st_mtime_ns == when
+    for name in ("dense", "package"):
+        details = json.loads((out / name / "manifest.json").read_text())["details"]
+        assert (details["precision"], details["head_precision"]) == ("int4", "int8")
+    before, after = (json.loads((where / "quality.json").read_text()) for where in (finished, out))
+    assert before["dense_nll"] == after["dense_nll"]
+    assert before["sparse_nll"] != after["sparse_nll"]
+    assert (before["measured_with"], after["measured_with"]) == ("torch", "torch (dense), onnxruntime (sparse)")
+
+
 def test_a_second_run_does_nothing_again(finished: Path, tiny_model: TinyModel) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
     done = run(tiny_model("llama"), finished)

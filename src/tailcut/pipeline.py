@@ -26,7 +26,7 @@ from tailcut.stages import Stage, run_stages
 from tailcut.texts import demo_heldout
 
 if TYPE_CHECKING:
-    from tailcut.results import Quality, Verdict
+    from tailcut.results import Quality, Verdict, Workload
 
 STATIC_ENGINE = "deepsparse"  # the engine that needs the static-shape variant of a package
 
@@ -83,7 +83,7 @@ def plan(state: Run, model_fingerprint: str) -> tuple[Stage, ...]:
         stage("allocate", ("measure",), ("allocation.json",), _allocate),
         stage("compress", ("allocate",), ("model",), _compress),
         stage("export", ("compress",), ("dense", "package"), _export),
-        stage("quality", ("compress",), ("quality.json",), _quality),
+        stage("quality", ("export" if recipe.rounds else "compress",), ("quality.json",), _quality),
         stage("bench", ("export", "quality"), ("result.json",), _bench),
         stage("gate", ("bench",), ("verdict.json",), _gate),
         stage("report", ("gate",), ("report.md", "report.html"), _report),
@@ -94,7 +94,7 @@ _SETTINGS: dict[str, tuple[str, ...]] = {
     "measure": ("metric", "device"),
     "allocate": ("sparsity", "pattern", "allocator", "metric", "tau", "granularity", "cap"),
     "compress": ("pruner", "calibration", "samples", "seqlen", "seed", "device"),
-    "export": ("engines", "context", "prompt_tokens"),
+    "export": ("engines", "context", "prompt_tokens", "weights", "head"),
     "quality": ("text", "text_context", "windows", "device"),
     "bench": ("engines", "threads", "prompt_tokens", "context", "new_tokens", "blocks", "seed"),
     "gate": ("min_speedup", "max_ppl_ratio"),
@@ -144,7 +144,8 @@ def _export(state: Run) -> None:
     from tailcut.export.run import export
 
     for source, name in ((state.model, "dense"), (state.out / "model", "package")):
-        export(source, state.out / name, layout="bitmask", overwrite=True, report=state.report)
+        weights, head = state.recipe.weights, state.recipe.head  # dense too: like is compared with like
+        export(source, state.out / name, weights=weights, head=head, overwrite=True, report=state.report)
         if _static_reason(state.recipe) is None:
             _export_static(state, source, state.out / f"{name}-{STATIC_ENGINE}")
 
@@ -168,7 +169,7 @@ def _quality(state: Run) -> None:
 
 
 def _measure_quality(state: Run) -> "Quality":
-    from tailcut.bench.quality import compare
+    from tailcut.bench.quality import compare, package_nll
     from tailcut.compress.perplexity import directory_nll, tokenise
     from tailcut.windows import read_text
 
@@ -176,19 +177,26 @@ def _measure_quality(state: Run) -> "Quality":
     text = read_text(state.text)
     windows, bos = tokenise(state.model, text, recipe.text_context, recipe.windows)
     dense = directory_nll(state.model, windows, device=recipe.device, report=state.report)
-    sparse = directory_nll(state.out / "model", windows, device=recipe.device, report=state.report)
+    if recipe.rounds:  # what is deployed is judged: the package, by its own session
+        sparse = package_nll(state.out / "package", windows, _workload(recipe), state.report)
+    else:
+        sparse = directory_nll(state.out / "model", windows, device=recipe.device, report=state.report)
     manifest = try_manifest(state.model)
     return compare(
-        dense, sparse, text=text, context=recipe.text_context, bos=bos, notes=manifest.notes if manifest else ()
+        dense,
+        sparse,
+        text=text,
+        context=recipe.text_context,
+        bos=bos,
+        notes=manifest.notes if manifest else (),
+        measured_with="torch (dense), onnxruntime (sparse)" if recipe.rounds else "torch",
     )
 
 
-def _bench(state: Run) -> None:
-    from tailcut.bench.run import bench
-    from tailcut.results import Quality, Workload
+def _workload(recipe: Recipe) -> "Workload":
+    from tailcut.results import Workload
 
-    recipe, out = state.recipe, state.out
-    workload = Workload(
+    return Workload(
         batch=1,
         prompt_tokens=recipe.prompt_tokens,
         new_tokens=recipe.new_tokens,
@@ -197,6 +205,14 @@ def _bench(state: Run) -> None:
         blocks=recipe.blocks,
         seed=recipe.seed,
     )
+
+
+def _bench(state: Run) -> None:
+    from tailcut.bench.run import bench
+    from tailcut.results import Quality
+
+    recipe, out = state.recipe, state.out
+    workload = _workload(recipe)
     result = bench(out / "dense", out / "package", engines=recipe.engines, workload=workload, report=state.report)
     quality = codec.load(Quality, out / "quality.json")
     codec.save(replace(result, quality=(quality,)), out / "result.json")

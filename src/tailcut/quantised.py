@@ -6,13 +6,15 @@
 A 4-bit value is stored as q + 8, two a byte, low half first. Padding holds 8, which is q = 0.
 """
 
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from tailcut.errors import InputError
 
+Precision = Literal["float32", "float16", "bfloat16", "int8", "int4"]
+HeadPrecision = Literal["float32", "int8", "int4"]  # what may be asked for; float16 and bfloat16 follow the weights
 GROUP: Final = 128  # columns that share an int4 scale
 _ZERO: Final = 8  # the nibble of q = 0
 
@@ -37,7 +39,8 @@ def unpack_nibbles(stored: Bytes, count: int) -> Integers:
     """uint8 [..., ceil(count / 2)] -> q int8 [..., count], the inverse of `pack_nibbles`."""
     if stored.shape[-1] != (count + 1) // 2:
         raise InputError(f"{count} 4-bit values need {(count + 1) // 2} bytes, {stored.shape[-1]} are stored")
-    halves = np.stack([stored & np.uint8(15), stored >> np.uint8(4)], axis=-1).reshape(*stored.shape[:-1], -1)
+    halves = np.stack([stored & np.uint8(15), stored >> np.uint8(4)], axis=-1)
+    halves = halves.reshape(*stored.shape[:-1], 2 * stored.shape[-1])
     return np.asarray((halves[..., :count] - np.uint8(_ZERO)).view(np.int8), np.int8)
 
 

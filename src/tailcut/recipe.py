@@ -14,6 +14,7 @@ from tailcut import codec, plugins
 from tailcut.allocation import Budget, parse_nm
 from tailcut.codec import FORBID_EXTRA
 from tailcut.errors import InputError
+from tailcut.quantised import HeadPrecision, Precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,9 @@ class Recipe:
     seqlen: int = 512
     seed: int = 0
     device: str = "auto"
+    # the package
+    weights: Precision = "float32"
+    head: HeadPrecision | None = None  # output head and token embedding; None: as the weights, int8 beside int4
     # the measuring
     engines: tuple[str, ...] = ("onnxruntime",)
     threads: int | None = None  # None: all cores
@@ -66,6 +70,11 @@ class Recipe:
             raise InputError(
                 f"context {self.context} cannot hold {self.prompt_tokens} prompt and {self.new_tokens} new tokens"
             )
+
+    @property
+    def rounds(self) -> bool:
+        """Whether the package's weights are not those of the compressed directory."""
+        return self.weights != "float32" or self.head not in (None, "float32")
 
     def budget(self) -> Budget:
         """The allocation budget this recipe states."""

@@ -24,6 +24,13 @@ def test_flags_lie_on_top_of_the_file_and_paths_are_relative_to_it(tmp_path: Pat
     assert recipe.text == "demo"
 
 
+def test_what_rounds_the_weights() -> None:
+    assert not make_recipe({"model": "m"}, "x").rounds
+    assert not make_recipe({"model": "m", "head": "float32"}, "x").rounds
+    assert make_recipe({"model": "m", "weights": "int8"}, "x").rounds
+    assert make_recipe({"model": "m", "head": "int8"}, "x").rounds
+
+
 def test_pattern_fixes_the_budget() -> None:
     assert make_recipe({"model": "m", "pattern": "2:4"}, "x").budget() == Budget(0.5, 0.99, NM(2, 4))
     assert make_recipe({"model": "m", "pattern": "1:4"}, "x").budget().sparsity == 0.75
@@ -49,6 +56,8 @@ def test_paths_become_absolute_and_names_stay(tmp_path: Path, monkeypatch: pytes
         ("model: m\npruner: os.system\n", r"unknown pruner 'os\.system'; choose one of"),
         ("model: m\nallocator: ../../x\n", r"unknown allocator"),
         ("model: m\nengines: [tensorflow]\n", r"unknown engine 'tensorflow'"),
+        ("model: m\nweights: int3\n", r"field weights"),
+        ("model: m\nhead: float16\n", r"field head"),
         ("model: m\nsamples: 0\n", r"samples must be at least 1, got 0"),
         ("model: m\ncontext: 64\n", r"context 64 cannot hold 64 prompt and 32 new tokens"),
         ("model: !!python/object/apply:os.system ['true']\n", r"not valid YAML"),

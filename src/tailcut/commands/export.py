@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tailcut import codec
+from tailcut.errors import InputError
 from tailcut.progress import Reporter, console
 
 if TYPE_CHECKING:
@@ -16,6 +17,20 @@ if TYPE_CHECKING:
 class Layout(StrEnum):
     bitmask = "bitmask"
     dense = "dense"
+
+
+class Weights(StrEnum):
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+    int8 = "int8"
+    int4 = "int4"
+
+
+class Head(StrEnum):
+    float32 = "float32"
+    int8 = "int8"
+    int4 = "int4"
 
 
 class Variant(StrEnum):
@@ -30,6 +45,14 @@ def command(
         Layout,
         typer.Option(help="bitmask stores no zeros (any ONNX Runtime reads it); dense is for other readers of ONNX."),
     ] = Layout.bitmask,
+    weights: Annotated[
+        Weights,
+        typer.Option(help="How the matrices are rounded: int8 with a scale a row, int4 with a scale a 128 columns."),
+    ] = Weights.float32,
+    head: Annotated[
+        Head | None,
+        typer.Option(help="Output head and token embedding. [default: as the weights, int8 beside int4]"),
+    ] = None,
     variant: Annotated[
         Variant,
         typer.Option(help="onnx: one graph, dynamic sizes. deepsparse: decode.onnx and prefill.onnx of fixed sizes."),
@@ -49,11 +72,22 @@ def command(
     """
     with console(quiet=json) as report:
         if variant is Variant.deepsparse:
+            if weights is not Weights.float32 or head not in (None, Head.float32):
+                raise InputError("--variant deepsparse holds float32 weights only; leave out --weights and --head")
             manifest = _static(model, out, context, prompt, not no_check, overwrite, report)
         else:
             from tailcut.export.run import export
 
-            manifest = export(model, out, layout=layout.value, check=not no_check, overwrite=overwrite, report=report)
+            manifest = export(
+                model,
+                out,
+                layout=layout.value,
+                weights=weights.value,
+                head=head.value if head else None,
+                check=not no_check,
+                overwrite=overwrite,
+                report=report,
+            )
     if json:
         print(codec.to_json(manifest), end="")
     else:
@@ -73,11 +107,26 @@ def _static(
 def _show(manifest: "Manifest", out: Path) -> None:
     size = sum(entry.size_bytes for entry in manifest.files.values())
     print(f"{out}: {size / 1e6:.1f} MB, {manifest.sparsity:.1%} zeros in {len(manifest.layers)} matrices")
-    if "parity_max_abs_error" in manifest.details:
-        facts = manifest.details
+    facts = manifest.details
+    if "linear_bits_per_weight" in facts:
+        print(
+            f"{facts['precision']}: {facts['linear_bits_per_weight']:.2f} bits a weight in the blocks; the "
+            f"{facts['head_precision']} head is {facts['head_share']:.0%} of what a token reads; "
+            f"{_fused(str(facts['fused_graph']))}"
+        )
+    if "weight_error_median" in facts:
+        print(
+            f"rounding moved a matrix by {facts['weight_error_median']:.2%} of its norm (median), at most "
+            f"{facts['weight_error_largest']:.2%}; the comparison below is at the rounded weights"
+        )
+    if "parity_max_abs_error" in facts:
         print(
             f"torch: largest logit difference {facts['parity_max_abs_error']:.2g} (limit {facts['parity_tolerance']:.2g}), "
             f"same top token at {facts['parity_top1_agreement']:.0%} of {facts['parity_positions']} positions"
         )
     for note in manifest.notes:
         print(f"note: {note}")
+
+
+def _fused(found: str) -> str:
+    return f"with {found}" if found.endswith(".onnx") else f"no fused graph: {found}"

@@ -31,6 +31,12 @@ def command(
     seqlen: Annotated[int | None, typer.Option(help="Tokens a calibration sequence. [default: 512]")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random. [default: 0]")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda. [default: auto]")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="float32, float16, bfloat16, int8 or int4, of both packages. [default: float32]")
+    ] = None,
+    head: Annotated[
+        str | None, typer.Option(help="Head and embedding: float32, int8 or int4. [default: as the weights]")
+    ] = None,
     engines: Annotated[
         str | None, typer.Option(help="Comma-separated; the first is judged. [default: onnxruntime]")
     ] = None,

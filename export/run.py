@@ -1,7 +1,8 @@
 """HF directory -> ONNX package: build, check the structure, compare with torch, then move into place.
 
-A package holds `model.onnx`, `model.onnx.data`, the tokenizer's files, `config.json`, `generation_config.json` and
-`manifest.json`. Weights are upcast to float32 (CPUs have no bfloat16 matrix product in ONNX Runtime).
+A package holds `model.onnx`, `fused.onnx` where the family allows it, their `model.onnx.data`, the tokenizer's files,
+`config.json`, `generation_config.json` and `manifest.json`. Activations are float32 throughout (ONNX Runtime has no
+bfloat16 matrix product on CPUs); matrices are stored as `weights` and `head` say.
 """
 
 import shutil
@@ -77,7 +78,11 @@ def export(
     overwrite: bool = False,
     report: Reporter = silent,
 ) -> Manifest:
-    """Write the package `out`; a failed check raises InputError and leaves `out` as it was."""
+    """Write the package `out`; a failed check raises InputError and leaves `out` as it was.
+
+    weights: how the matrices are rounded. head: the same for output head and token embedding; None follows the weights,
+    but gives int4 weights an int8 head.
+    """
     chosen = storage(layout, weights, head)
     source = open_source(model_dir)
     with new_directory(out, overwrite=overwrite) as directory:

@@ -68,6 +68,8 @@ def command(
     """Write MODEL as an ONNX decoder with KV cache, checked against torch before it is put in place.
 
     The check compares prefill, cached decode, a batch and left padding; its numbers are in the package's manifest.
+    Where the family allows it there is fused.onnx beside model.onnx: the same weights, ONNX Runtime's fused operators
+    and a cache kept in place. Rounded weights (--weights) are checked against torch with the same rounding.
     Next: `tailcut generate` or `tailcut bench`.
     """
     with console(quiet=json) as report:

@@ -46,9 +46,11 @@ def _package(directory: Path, json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("matrix", "shape", "plan", "sparsity")
+    rounded = any(layer.error for layer in manifest.layers.values())
+    table = Table("matrix", "shape", "plan", "sparsity", *(["rounding error"] if rounded else []))
     for name, layer in manifest.layers.items():
-        table.add_row(name, f"{layer.shape[0]} x {layer.shape[1]}", str(layer.plan.pattern), f"{layer.sparsity:.4f}")
+        cells = (f"{layer.shape[0]} x {layer.shape[1]}", str(layer.plan.pattern), f"{layer.sparsity:.4f}")
+        table.add_row(name, *cells, *([f"{layer.error:.2%}"] if rounded else []))
     Console().print(table)
     size = sum(entry.size_bytes for entry in manifest.files.values())
     print(f"block linears: {manifest.sparsity:.4f} zeros of {manifest.prunable_parameters:,} weights")

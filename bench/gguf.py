@@ -148,12 +148,10 @@ def _tensors(graph: StoredGraph, config: Mapping[str, Any], bits: Bits) -> Itera
     groups = {"attn_q": heads, "attn_k": config.get("num_key_value_heads") or heads}
 
     def read(name: str) -> Floats:
-        if name in graph.tensors:
-            return graph.array(name)
-        joined = _part(graph, name, config)
-        if joined is None:
-            raise InputError(f"{graph.path}: no tensor {name}; the GGUF file is made from a dense float32 package")
-        return joined
+        found = graph.array(name) if name in graph.tensors else _part(graph, name, config)
+        if found is None or found.dtype != np.float32:
+            raise InputError(f"{graph.path}: no float32 {name}; the GGUF file is made from a dense float32 package")
+        return found
 
     def vector(name: str, source: str) -> Tensor:
         return Tensor(name, read(source).shape, _F32, lambda: read(source))

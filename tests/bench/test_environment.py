@@ -83,7 +83,9 @@ def test_every_engine_keeps_the_contract(name: str, tmp_path: Path) -> None:
     assert reason is None or (isinstance(reason, str) and len(reason) > 10)
     assert Path(engine.where()).name.startswith("python")
     assert isinstance(engine.LICENCE, str)
-    assert 0 <= engine.TOLERANCE < 1e-3
+    # engines that quantise differ from float32 by what rounding costs; logits of another function differ by 1 and more
+    quantises = name.endswith(("-int8", "-int4", "-q8", "-q4"))
+    assert 0 <= engine.TOLERANCE < (1.0 if quantises else 1e-3)
     work = Workload(threads=1)
     package = tmp_path / "package"
     package.mkdir()

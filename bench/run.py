@@ -137,7 +137,8 @@ class Session:
     def _side(self, role: Role, engine: Engine, raw: Raw, machine: Machine, bandwidth: BandwidthPoint) -> Side:
         step_ms = float(np.median(np.concatenate([np.asarray(block) for block in raw.blocks("decode")])))
         compressed = engine.COMPRESSES and role == "sparse"
-        weights = weight_bytes(self.manifests[role], self.sizes, compressed=compressed)
+        counted = int(raw.evidence.get("weight_bytes") or 0)  # an engine that knows what it holds
+        weights = counted or weight_bytes(self.manifests[role], self.sizes, compressed=compressed)
         cache = kv_bytes(self.sizes, self.workload)
         opened = engine.directory(self.packages[role])
         return Side(
@@ -151,7 +152,12 @@ class Session:
             peak_rss_bytes=raw.peak_rss_bytes,
             tokens_per_second=self.workload.batch * 1e3 / step_ms,
             roofline=roofline(
-                weights, cache, estimate=compressed, step_ms=step_ms, bandwidth=bandwidth, l3_bytes=machine.l3_bytes
+                weights,
+                cache,
+                estimate=compressed and not counted,
+                step_ms=step_ms,
+                bandwidth=bandwidth,
+                l3_bytes=machine.l3_bytes,
             ),
             evidence=raw.evidence,
         )

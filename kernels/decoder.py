@@ -4,6 +4,7 @@ With tailcut's kernels a package's fused.onnx runs on a cache that stays in plac
 runs, whose cache grows by concatenation (`kernels.concatenating`). Callers see no difference but speed.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,12 +33,13 @@ class Decoder:
         spinning: bool = True,
         session: onnxruntime.InferenceSession | None = None,
         kernels: Kernels = "auto",
+        cpus: Sequence[int] = (),
     ) -> None:
         if session is None:
             if package is None:
                 raise InputError("a decoder needs a package or an open session")
             graph = decoding_graph(package, kernels)
-            session = load_session(package, threads=threads, spinning=spinning, kernels=kernels, graph=graph)
+            session = load_session(package, threads=threads, spinning=spinning, kernels=kernels, graph=graph, cpus=cpus)
         self.session = session
         fused = any(value.name == _LENGTHS for value in session.get_inputs())
         self._rows = 0

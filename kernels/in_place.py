@@ -49,7 +49,7 @@ class InPlace:
         first = int(lengths.min()) - 1 if last_only else 0
         logits = self._run(np.take_along_axis(ids, order, axis=1), lengths, first)
         if last_only:
-            return logits[np.arange(len(ids)), lengths - 1 - first][:, None].copy()
+            return np.ascontiguousarray(logits[np.arange(len(ids)), lengths - 1 - first][:, None])
         if not mask.all():
             return _put_back(logits, order, lengths, ids.shape[1])
         return logits.copy() if logits.shape[1] == 1 else logits  # one position: the buffer that steps write to

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailcut.errors import InputError, MissingEnvironmentError
-from tailcut.kernels.build import LIBRARY, BuildError, find_compiler
+from tailcut.kernels.build import LIBRARY, BuildError, build, find_compiler
 
 Isa = Literal["auto", "portable", "avx2", "avx512", "amx"]
 Format = Literal["auto", "dense", "bitmask", "index", "slots"]
@@ -69,6 +69,14 @@ def problem() -> str | None:
     return None
 
 
+def compile_again() -> Path:
+    """Compile the library beside this file, unless it is current; MissingEnvironmentError if that cannot be done."""
+    try:
+        return build(LIBRARY)
+    except (BuildError, OSError) as error:
+        raise MissingEnvironmentError(f"tailcut's kernels cannot be compiled: {error}") from error
+
+
 def isas(path: Path | None = None) -> tuple[str, ...]:
     """Instruction sets that this processor runs and the library was compiled for, slowest first."""
     library = _loaded(path)
@@ -91,6 +99,11 @@ def counters(path: Path | None = None) -> dict[str, int]:
     names, calls = (ctypes.c_char_p * _CAPACITY)(), (ctypes.c_uint64 * _CAPACITY)()
     count = int(_loaded(path).tailcut_counters(names, calls, _CAPACITY))
     return {(names[index] or b"").decode(): int(calls[index]) for index in range(count)}
+
+
+def packed_bytes(path: Path | None = None) -> int:
+    """Bytes of the matrices that the open sessions of this process hold packed: what one token reads of them."""
+    return int(_loaded(path).tailcut_packed_bytes())
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +213,7 @@ def _open(path: str) -> ctypes.CDLL:
         *(pointer, size, pointer, size, pointer, size),
         *(ctypes.c_int32, ctypes.c_int32, ctypes.c_char_p, size),
     ]
+    library.tailcut_packed_bytes.restype = ctypes.c_int64
     library.tailcut_free.argtypes = [pointer]
     library.tailcut_free.restype = None
     library.tailcut_describe.argtypes = [pointer, pointer]

@@ -7,7 +7,7 @@ ONNX Runtime the expanded matrices as initializers; what is dense already it map
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
@@ -40,18 +40,20 @@ def load_session(
     hashes: bool = False,
     kernels: Kernels = "auto",
     graph: str = MODEL_NAME,
+    cpus: Sequence[int] = (),
 ) -> onnxruntime.InferenceSession:
     """A CPU session of a verified package.
 
     kernels: "auto" runs tailcut's own kernels where they were compiled, "require" refuses to go on without them, "off"
     leaves everything to ONNX Runtime. graph: the file of the package to open.
+    cpus: one for each thread, which then stay there; the first is the calling thread's, which pins itself.
 
     threads: for each operator; None leaves it to ONNX Runtime. spinning false lets idle threads sleep between
     runs, so that several engines on one machine do not disturb each other. plain loads the file with ONNX Runtime
     alone (function bodies), as a user without tailcut would. hashes also compares every file's sha256.
     """
     opened = open_package(package, hashes=hashes, graph=graph)
-    options = session_options(threads=threads, spinning=spinning, optimise=optimise)
+    options = session_options(threads=threads, spinning=spinning, optimise=optimise, cpus=cpus)
     own = None if plain else own_kernels(kernels)
     try:
         if own is not None:
@@ -78,7 +80,9 @@ def decoding_graph(package: Path, kernels: Kernels) -> str:
     return FUSED_NAME if fused else MODEL_NAME
 
 
-def session_options(*, threads: int | None, spinning: bool = True, optimise: bool = True) -> onnxruntime.SessionOptions:
+def session_options(
+    *, threads: int | None, spinning: bool = True, optimise: bool = True, cpus: Sequence[int] = ()
+) -> onnxruntime.SessionOptions:
     """One way to run for dense and sparse alike: sequential, all optimisations or none."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong comes as an exception
@@ -88,6 +92,9 @@ def session_options(*, threads: int | None, spinning: bool = True, optimise: boo
             raise InputError(f"threads must be at least 1, got {threads}")
         options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+    if len(cpus) > 1 and len(cpus) == threads:  # ONNX Runtime counts processors from 1 and leaves its caller alone
+        pins = ";".join(str(cpu + 1) for cpu in cpus[1:])
+        options.add_session_config_entry("session.intra_op_thread_affinities", pins)
     levels = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
     return options

@@ -100,7 +100,7 @@ def generate(
     if not prompt:
         raise InputError("the prompt has no tokens; give some text")
     rng = np.random.default_rng(sampling.seed)
-    logits = decoder.prefill(np.asarray([prompt], np.int64))[0, -1]
+    logits = decoder.prefill(np.asarray([prompt], np.int64), last_only=True)[0, -1]
     for count in range(1, limit + 1):
         token = choose(logits, sampling, rng)
         if token in ends:

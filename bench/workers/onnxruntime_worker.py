@@ -1,21 +1,22 @@
 """ONNX Runtime in its own process, on a package directory. Runs in tailcut's own interpreter.
 
 Commands: open, describe, prefill (time whole prompts), decode (time steps from a filled cache), logits, score
-(perplexity windows), close. What is timed is `tailcut.kernels.Decoder`, the loop a deployer gets.
+(perplexity windows), close. What is timed is `tailcut.kernels.Decoder`, the loop a deployer gets; `open` says whether
+with tailcut's kernels ("require", from tailcut_worker.py) or, as the baseline, without them ("off").
 """
 
 from __future__ import annotations
 
-import copy
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict
+from typing import TYPE_CHECKING, Any, Dict, List
 
 import numpy as np
 
 if TYPE_CHECKING:
     from tailcut.bench.workers import wire
     from tailcut.kernels.decoder import Decoder
+    from tailcut.kernels.session import Kernels
 else:
     import wire
 
@@ -23,31 +24,35 @@ _state: Dict[str, Model] = {}
 
 
 class Model:
-    """An open package and, once decoding was asked for, its decoder with a filled cache."""
+    """An open package, its decoder, and where a filled cache of some length ended."""
 
-    def __init__(self, package: Path, threads: int) -> None:
+    def __init__(self, package: Path, threads: int, cpus: List[int], kernels: Kernels) -> None:
         from tailcut.kernels.decoder import Decoder
 
         began = time.perf_counter()
-        self.decoder: Decoder = Decoder(package, threads)
+        self.decoder: Decoder = Decoder(package, threads, kernels=kernels, cpus=cpus)
         self.load_seconds = time.perf_counter() - began
         self.package = package
-        self.filled: Dict[int, Decoder] = {}
+        self.marks: Dict[int, Any] = {}
 
     def at(self, tokens: np.ndarray[Any, Any], past: int) -> Decoder:
-        """A decoder whose cache holds a real prefill of `past` tokens [batch, >= past].
+        """The decoder, with a cache that holds a real prefill of `past` tokens [batch, >= past]."""
+        if past not in self.marks:
+            self.fresh().prefill(tokens[:, :past], last_only=True)
+            self.marks = {past: self.decoder.mark()}
+        self.decoder.rewind(self.marks[past])
+        return self.decoder
 
-        Steps replace a decoder's state and never change it in place, so a shallow copy can start over.
-        """
-        if past not in self.filled:
-            self.decoder.prefill(tokens[:, :past])
-            self.filled = {past: copy.copy(self.decoder)}
-        return copy.copy(self.filled[past])
+    def fresh(self) -> Decoder:
+        """The decoder, about to start a new sequence."""
+        self.marks = {}
+        return self.decoder
 
 
 def open_package(body: Dict[str, Any], arrays: Dict[str, Any]) -> wire.Frame:
     wire.pin(body["cpus"])
-    _state["model"] = Model(Path(body["package"]), body["threads"])
+    _state["model"] = Model(Path(body["package"]), body["threads"], body["cpus"], body.get("kernels", "off"))
+    wire.pin(body["cpus"][:1])  # the other threads have their own by now
     return {"load_seconds": _state["model"].load_seconds}, {}
 
 
@@ -77,11 +82,11 @@ def _zeros(package: Path) -> int:
 
 
 def prefill(body: Dict[str, Any], arrays: Dict[str, Any]) -> wire.Frame:
-    """Time `repeats` prefills of tokens [batch, prompt] from an empty cache, after `warmup` discarded ones."""
-    decoder, times = copy.copy(_state["model"].decoder), []
+    """Time `repeats` prompts [batch, prompt] up to the logits of the next token, after `warmup` discarded ones."""
+    decoder, times = _state["model"].fresh(), []
     for _ in range(body["warmup"] + body["repeats"]):
         began = time.perf_counter()
-        decoder.prefill(arrays["tokens"])
+        decoder.prefill(arrays["tokens"], last_only=True)
         times.append(1e3 * (time.perf_counter() - began))
     return {}, {"ms": np.asarray(times[body["warmup"] :])}
 
@@ -100,12 +105,12 @@ def decode(body: Dict[str, Any], arrays: Dict[str, Any]) -> wire.Frame:
 
 def logits(body: Dict[str, Any], arrays: Dict[str, Any]) -> wire.Frame:
     """Logits float32 [batch, n, vocab] of tokens [batch, n]."""
-    return {}, {"logits": copy.copy(_state["model"].decoder).prefill(arrays["tokens"])}
+    return {}, {"logits": _state["model"].fresh().prefill(arrays["tokens"])}
 
 
 def score(body: Dict[str, Any], arrays: Dict[str, Any]) -> wire.Frame:
     """Nats summed over all positions but the first: tokens [windows, context] -> [windows] float64."""
-    decoder = copy.copy(_state["model"].decoder)
+    decoder = _state["model"].fresh()
     return {}, {"nll": np.asarray([_window_nll(decoder, window) for window in arrays["tokens"]], np.float64)}
 
 
@@ -116,16 +121,14 @@ def _window_nll(decoder: Decoder, window: np.ndarray[Any, Any]) -> float:
     return float((np.log(np.exp(scores).sum(axis=1)) - chosen).sum())
 
 
+HANDLERS: Dict[str, wire.Handler] = {
+    "open": open_package,
+    "describe": describe,
+    "prefill": prefill,
+    "decode": decode,
+    "logits": logits,
+    "score": score,
+}
+
 if __name__ == "__main__":
-    raise SystemExit(
-        wire.serve(
-            {
-                "open": open_package,
-                "describe": describe,
-                "prefill": prefill,
-                "decode": decode,
-                "logits": logits,
-                "score": score,
-            }
-        )
-    )
+    raise SystemExit(wire.serve(HANDLERS))

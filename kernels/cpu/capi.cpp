@@ -15,6 +15,7 @@ namespace tailcut {
 namespace {
 
 std::atomic<int32_t> asked_isa{-1}, asked_format{-1};
+std::atomic<int64_t> packed{0};
 
 void say(const std::string& sentence, char* error, size_t capacity) {
   if (!error || !capacity) return;
@@ -44,6 +45,7 @@ Scratch& shared_scratch() {
 
 Isa forced_isa() { return static_cast<Isa>(asked_isa.load()); }
 Format forced_format() { return static_cast<Format>(asked_format.load()); }
+void count_packed(int64_t bytes) { packed.fetch_add(bytes, std::memory_order_relaxed); }
 
 }  // namespace tailcut
 
@@ -105,6 +107,9 @@ TAILCUT_PUBLIC int32_t tailcut_matmul(const void* handle, const float* x, int64_
     return 0;
   }
 }
+
+// Bytes of packed matrices in the sessions of this process.
+TAILCUT_PUBLIC int64_t tailcut_packed_bytes() { return packed.load(); }
 
 // Calls of every kind of kernel since the process started; names and numbers, at most `capacity` of them.
 TAILCUT_PUBLIC int32_t tailcut_counters(const char** names, uint64_t* calls, int32_t capacity) {

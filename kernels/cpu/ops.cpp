@@ -29,6 +29,9 @@ struct Kernel {
   const OpShape* shape;
   std::string where;          // for messages: operator and node
   std::unique_ptr<Matrix> w;  // empty if the weights are computed by the graph: then they are packed in every run
+  ~Kernel() {
+    if (w) count_packed(-static_cast<int64_t>(w->data_bytes));
+  }
 };
 
 std::string node_name(const Api* api, const KernelInfo* info) {
@@ -72,6 +75,7 @@ Status* make(const CustomOp* op, const Api* api, const KernelInfo* info, void** 
     std::string error;
     kernel->w = pack_inputs(*kernel, inputs, &error);
     if (!kernel->w) return failure(api, kernel->where + error);
+    count_packed(static_cast<int64_t>(kernel->w->data_bytes));
     for (size_t i = 1; i < kernel->shape->inputs; ++i) give_back(inputs[i].data, inputs[i].bytes());
   }
   *out = kernel.release();

@@ -37,7 +37,7 @@ def install(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an environment that is there.")] = False,
 ) -> None:
-    """Make the engine's own environment from its lock list, unless it is there already.
+    """Make the engine's own environment from its lock list (tailcut: compile its kernels), unless it is there already.
 
     A broken-off install leaves nothing behind.
     """
@@ -45,6 +45,10 @@ def install(
     from tailcut.bench.environment import Recipe, home, installed_reason
     from tailcut.bench.environment import install as make
 
+    compiler = getattr(engines.load(engine), "compile_kernels", None)
+    if compiler is not None:
+        print(compiler())
+        return
     recipe = getattr(engines.load(engine), "RECIPE", None)
     if not isinstance(recipe, Recipe):
         raise InputError(f"engine {engine} needs no environment of its own")

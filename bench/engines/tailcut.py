@@ -1,0 +1,76 @@
+"""tailcut's own kernels (kernels/cpu) inside ONNX Runtime: sparse and quantised matrices run as the package stores them.
+
+The cache stays in place and norms, rotation and attention are fused where the package has a fused.onnx.
+"""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from tailcut.bench.engines import Phase
+from tailcut.bench.machine import pinned_cpus
+from tailcut.bench.worker import SCRIPTS, Launch
+from tailcut.kernels import library
+from tailcut.kernels.package import read_model
+from tailcut.results import Engagement, Workload
+
+SEPARATE_PHASES = False
+COMPRESSES = True
+LICENCE = ""
+# float32 with other orders of summation, against ONNX Runtime's on the same weights
+TOLERANCE = 1e-4
+# Kernels of quantised matrices round activations to int8 by groups of 128 (scale max |x| / 127), which ONNX Runtime's
+# float arithmetic on the same stored weights does not: the two differ by that rounding, carried through all blocks.
+_TOLERANCE_QUANTISED: Final = 0.15
+_QUANTISED: Final = ("Int8", "Int4")
+
+
+def available() -> str | None:
+    return library.problem()
+
+
+def where() -> str:
+    return sys.executable
+
+
+def directory(package: Path) -> Path:
+    return package
+
+
+def compile_kernels() -> Path:
+    """What `tailcut engines install tailcut` does."""
+    return library.compile_again()
+
+
+def tolerance(package: Path) -> float:
+    """The largest gap of logits that the stored weights of this package explain."""
+    nodes = read_model(package / "model.onnx").graph.node
+    quantised = any(node.domain == "tailcut" and node.op_type.endswith(_QUANTISED) for node in nodes)
+    return _TOLERANCE_QUANTISED if quantised else TOLERANCE
+
+
+def unfit(package: Path, workload: Workload) -> str | None:
+    if not (package / "model.onnx").is_file():
+        return f"{package.name} holds no model.onnx; make the package with `tailcut export`"
+    return None
+
+
+def launch(package: Path, phase: Phase, workload: Workload) -> Launch:
+    settings = {"package": str(package), "threads": workload.threads, "cpus": pinned_cpus(workload.threads)}
+    return Launch(where(), SCRIPTS / "tailcut_worker.py", settings)
+
+
+def refuse(evidence: Mapping[str, Any]) -> str | None:
+    return None
+
+
+def engagement(evidence: Mapping[str, Any], zeros: int) -> Engagement:
+    seen = int(evidence.get("zeros_seen") or 0)
+    if zeros == 0:
+        return Engagement(False, "the sparse package has no zeros that its manifest knows of")
+    if evidence.get("sparse_kernel") is not True:
+        return Engagement(False, f"no sparse kernel ran for a token: {evidence.get('kernels')}")
+    if seen < zeros:
+        return Engagement(False, f"the package's matrices hold {seen} zeros, the manifest promises {zeros}")
+    return Engagement(True, f"{evidence.get('kernels')}; {seen} zeros left out ({zeros} promised)")

@@ -145,6 +145,7 @@ bool allocate(Matrix* w, const std::vector<uint64_t>& starts, const Source& s, s
 uint64_t block_mask(const Source& s, int64_t row, int64_t block) {
   if (s.mask) return mask_word(s, row, block);
   const int64_t left = s.cols - block * kBlock;
+  if (left <= 0) return 0;  // behind the last column
   return left >= kBlock ? ~uint64_t{0} : (uint64_t{1} << left) - 1;
 }
 

@@ -4,9 +4,10 @@
 #
 # Python 3.11 is the newest that DeepSparse has wheels for. Every RUN is one script of scripts/docker, so that
 # the same lines run and are tested without Docker.
-FROM python:3.11.14-slim-bookworm AS build
+# The build stage has a C++ compiler for the kernels; what it compiles runs on the same Debian below.
+FROM python:3.11.14-bookworm AS build
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml setup.py README.md LICENSE ./
 COPY src ./src
 COPY compress ./compress
 COPY export ./export

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Make the project's virtual environment with the versions of constraints.txt. Running it again is cheap: it does
-# nothing while pyproject.toml, constraints.txt and this file are unchanged.
+# nothing while pyproject.toml, setup.py, the kernels' sources, constraints.txt and this file are unchanged.
 #
 #   PYTHON  interpreter to use (default: the first of python3.11, python3.12, python3.13, python3 that fits)
 #   VENV    where to make the environment (default: .venv)
@@ -25,7 +25,7 @@ find_python() {
 
 # the path is part of it: an editable install belongs to one checkout
 fingerprint() {
-    { pwd -P && cat pyproject.toml constraints.txt scripts/setup.sh; } | sha256sum | cut -d' ' -f1
+    { pwd -P && cat pyproject.toml constraints.txt scripts/setup.sh setup.py kernels/build.py kernels/cpu/*; } | sha256sum | cut -d' ' -f1
 }
 
 if [ "$(git config --get core.symlinks 2>/dev/null || true)" = false ] || [ ! -d src/tailcut/compress ]; then

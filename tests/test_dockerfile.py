@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 KNOWN = {"FROM", "ARG", "ENV", "WORKDIR", "COPY", "RUN", "USER", "ENTRYPOINT", "CMD", "LABEL"}
+PINNED = r":\d+\.\d+\.\d+-(\w+-)?(bookworm|trixie)$"
 
 
 def parse(text: str) -> list[tuple[str, str]]:
@@ -49,7 +50,14 @@ def test_base_images_are_pinned_to_a_full_version() -> None:
     outside = [value.split()[0] for name, value in INSTRUCTIONS if name == "FROM" and value.split()[0] not in STAGES]
     assert outside
     for image in outside:
-        assert re.search(r":\d+\.\d+\.\d+-\w+-\w+$", image), f"{image}: pin major.minor.patch and the distribution"
+        assert re.search(PINNED, image), f"{image}: pin major.minor.patch and the distribution"
+
+
+def test_the_wheel_is_compiled_where_a_compiler_is_and_runs_on_the_same_distribution() -> None:
+    images = {stage: lines[0][1].split()[0] for stage, lines in STAGES.items()}
+    assert images["build"].endswith("-bookworm")
+    assert "slim" not in images["build"]  # slim images have no C++ compiler
+    assert images["base"].replace("-slim", "") == images["build"]
 
 
 @pytest.mark.parametrize("line", RUNS)
@@ -107,4 +115,5 @@ def test_lint_notices_a_bad_line() -> None:
     bad = parse("FROM python:latest AS base\nRUN apt-get update\n")
     assert stages(bad)["base"][1] == ("RUN", "apt-get update")
     assert not re.fullmatch(r"sh (scripts/docker/[a-z]+\.sh)", bad[1][1])
-    assert not re.search(r":\d+\.\d+\.\d+-\w+-\w+$", "python:latest")
+    assert not re.search(PINNED, "python:latest")
+    assert not re.search(PINNED, "python:3.11.14-slim")

@@ -9,7 +9,14 @@ mkdir -p "$WHEELS"
 # pip builds in the tree it is given; a copy keeps build/ and *.egg-info out of the source
 copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
-(cd "$SOURCE" && tar cf - pyproject.toml README.md LICENSE $(test ! -f setup.py || echo setup.py) \
-    src compress export kernels bench) | tar xf - -C "$copy"
+(cd "$SOURCE" && tar cf - pyproject.toml setup.py README.md LICENSE src compress export kernels bench) | tar xf - -C "$copy"
 "$PYTHON" -m pip --disable-pip-version-check wheel --quiet --quiet --no-cache-dir --no-deps --wheel-dir "$WHEELS" "$copy"
+# setup.py goes on without a compiler; an image must not
+"$PYTHON" - "$WHEELS"/tailcut-*.whl <<'PYTHON'
+import sys
+import zipfile
+
+kernels = "tailcut/kernels/libtailcut_cpu.so"
+sys.exit(0 if kernels in zipfile.ZipFile(sys.argv[1]).namelist() else f"build: {kernels} was not compiled; install g++")
+PYTHON
 ls -l "$WHEELS"

@@ -11,6 +11,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
+PARTS = ("pyproject.toml", "constraints.txt", "scripts/setup.sh", "setup.py", "kernels/build.py")
+
+
 def setup(root: Path, **settings: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, **settings}
     command = ["sh", str(root / "scripts" / "setup.sh")]
@@ -23,7 +26,9 @@ def tree(tmp_path: Path) -> Path:
     root = tmp_path / "tree"
     (root / "scripts").mkdir(parents=True)
     (root / "src" / "tailcut" / "compress").mkdir(parents=True)
-    for name in ("scripts/setup.sh", "pyproject.toml", "constraints.txt"):
+    (root / "kernels" / "cpu").mkdir(parents=True)
+    (root / "kernels" / "cpu" / "a.cpp").write_text("int a;\n")
+    for name in PARTS:
         (root / name).write_bytes((ROOT / name).read_bytes())
     return root
 
@@ -40,7 +45,7 @@ def fake_environment(root: Path, stamp: str) -> Path:
 
 
 def stamp_of(root: Path) -> str:
-    parts = (root / name for name in ("pyproject.toml", "constraints.txt", "scripts/setup.sh"))
+    parts = [root / name for name in (*PARTS, "kernels/cpu/a.cpp")]
     path = f"{root.resolve()}\n".encode()
     return hashlib.sha256(path + b"".join(part.read_bytes() for part in parts)).hexdigest() + "\n"
 
@@ -58,10 +63,11 @@ def test_an_environment_of_another_checkout_is_noticed(tree: Path) -> None:
     assert setup(moved, VENV=".venv").returncode != 0
 
 
-def test_changed_pins_are_noticed(tree: Path) -> None:
+@pytest.mark.parametrize("changed", ["constraints.txt", "setup.py", "kernels/cpu/a.cpp"])
+def test_changes_are_noticed(tree: Path, changed: str) -> None:
     fake_environment(tree, stamp_of(tree))
-    with (tree / "constraints.txt").open("a") as stream:
-        stream.write("x==1\n")
+    with (tree / changed).open("a") as stream:
+        stream.write("# x==1\n")
     done = setup(tree, VENV=".venv")
     assert done.returncode != 0  # it went on to use the environment's python, which fails
 

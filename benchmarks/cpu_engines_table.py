@@ -34,6 +34,12 @@ def render(sessions: Sequence[Session]) -> str:
     return "\n\n".join([*parts, *([load_table(loads)] if loads else [])])
 
 
+def summary(sessions: Sequence[Session], group: str = "s80", threads: int = 2) -> str:
+    """The table of one group's decode session alone, for a README."""
+    wanted = [s for s in sessions if s.rounds > 1 and s.group == group and kind(s)[:3] == ("decode", threads, 1)]
+    return table(wanted) if wanted else "no sessions"
+
+
 def kind(session: Session) -> tuple[str, int, int, int]:
     work = session.workload
     length = work.prompt_tokens if session.phase == "prefill" else work.context

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import cpu_decode  # beside this script
+import cpu_engines
+import cpu_engines_table
 import numpy as np
 
 from tailcut import codec
@@ -70,6 +72,16 @@ def decode() -> str:
     return cpu_decode.render(cpu_decode.read(RESULTS / "cpu_decode.json"))
 
 
+def engines() -> str:
+    """Every table of the side-by-side runs."""
+    return cpu_engines_table.render(cpu_engines.read(RESULTS / "cpu_engines.json"))
+
+
+def engines_at_80() -> str:
+    """80 % sparsity on two threads."""
+    return cpu_engines_table.summary(cpu_engines.read(RESULTS / "cpu_engines.json"))
+
+
 def esd() -> str:
     data = json.loads((RESULTS / "alloc_esd.json").read_bytes())
     seven = data["llama_7b"]
@@ -116,7 +128,14 @@ def demo() -> str:
     return "\n".join([*lines, "", summary])
 
 
-TABLES: dict[str, Callable[[], str]] = {"quality": quality, "cpu_decode": decode, "esd": esd, "demo": demo}
+TABLES: dict[str, Callable[[], str]] = {
+    "quality": quality,
+    "cpu_decode": decode,
+    "cpu_engines": engines,
+    "cpu_engines_80": engines_at_80,
+    "esd": esd,
+    "demo": demo,
+}
 
 
 def render(text: str) -> str:

@@ -10,7 +10,8 @@ Outputs  logits float32 [batch, sequence - logits_from, vocab]
 
 Rows of different length are padded on the right; positions count from 0. After a prompt, runs of several tokens take one
 row only (ONNX Runtime's rule). Attention is ONNX Runtime's GroupQueryAttention, as a function that tailcut's kernels
-take over; it rotates with the tables stored here, at most MAX_POSITIONS rows of them. No weight is stored again: matrices and norms are those of model.onnx.
+take over; it rotates with the tables stored here, at most MAX_POSITIONS rows of them. No weight is stored again: matrices
+and norms are those of model.onnx.
 """
 
 from collections.abc import Mapping
@@ -53,6 +54,14 @@ def why_not(spec: DecoderSpec, storage: Storage) -> str | None:
         ),
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def needs_onnxruntime(spec: DecoderSpec) -> str:
+    """The first ONNX Runtime whose own operators run the graph rightly (each was tried on tiny models).
+
+    Up to 1.23 GroupQueryAttention lets a query see one position more than its window, silently.
+    """
+    return "1.24" if any(block.attention.window is not None for block in spec.blocks) else "1.20"
 
 
 def positions_held(spec: DecoderSpec) -> int:

@@ -1,6 +1,6 @@
 """What a package's matrices take and what storing them lost, for the manifest's details."""
 
-from tailcut.export.fused import MAX_POSITIONS, positions_held, why_not
+from tailcut.export.fused import MAX_POSITIONS, needs_onnxruntime, positions_held, why_not
 from tailcut.export.layouts import Linears
 from tailcut.kernels.stored import module_names
 
@@ -25,6 +25,7 @@ def facts(linears: Linears) -> Facts:
     if why_not(spec, storage) is None:
         found["fused_positions"] = positions_held(spec)
         found["fused_positions_bound"] = MAX_POSITIONS
+        found["fused_needs_onnxruntime"] = needs_onnxruntime(spec)
     return found | _errors(linears)
 
 

@@ -44,6 +44,13 @@ def test_every_head_agrees_with_torch(tied: bool, head: Any, weights: Any, spars
     assert 0 < float(facts["head_share"] or 0) < 1
 
 
+@pytest.mark.parametrize("width", [35, 260])  # half a byte is left over; two groups and four columns
+def test_int4_tables_of_odd_width(width: int, sparse_model: Model, tmp_path: Path) -> None:
+    heads = {"num_attention_heads": 5, "num_key_value_heads": 5, "head_dim": 16}
+    model = sparse_model("llama", hidden_size=width, tie_word_embeddings=True, **heads)
+    assert export(model, tmp_path / "p", weights="int4", head="int4").details["parity_top1_agreement"] == 1.0
+
+
 def test_tied_tables_are_stored_once(sparse_model: Model, tmp_path: Path) -> None:
     for head in ("float32", "int8", "int4"):
         export(sparse_model("llama", tie_word_embeddings=True), tmp_path / head, head=head, check=False)  # type: ignore[arg-type]

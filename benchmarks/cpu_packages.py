@@ -18,6 +18,8 @@ from speed_packages import profile_scores  # beside this script
 from tailcut.allocation import Allocation, Budget, LayerScore, LayerScores
 from tailcut.bench import variants
 from tailcut.bench.engines import load
+from tailcut.bench.machine import usable_cpus
+from tailcut.bench.many import Row, reference
 from tailcut.checkpoint import Checkpoint
 from tailcut.compress.allocators import Settings, alpha, uniform
 from tailcut.compress.calibration import Calibration
@@ -29,6 +31,7 @@ from tailcut.export.static import export_deepsparse
 from tailcut.manifest import MANIFEST_NAME
 from tailcut.progress import Reporter, console
 from tailcut.quantised import Precision
+from tailcut.results import Workload
 
 INTEGERS: tuple[Precision, ...] = ("int8", "int4")
 
@@ -45,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 if percent and not options.keep:
                     shutil.rmtree(model)
             peers(options, name, report)
+            logits(options, name, report)
 
 
 def wanted(name: str, options: argparse.Namespace) -> list[str]:
@@ -104,6 +108,14 @@ def peers(options: argparse.Namespace, name: str, report: Reporter) -> None:
             reason = str(error)
         if reason is not None:
             print(f"{name}: no variant for {engine}: {reason}")
+
+
+def logits(options: argparse.Namespace, name: str, report: Reporter) -> None:
+    """The reference logits that every engine is checked against, now rather than while the machine is being timed."""
+    work = Workload(prompt_tokens=options.prompt, new_tokens=4, context=options.context, threads=len(usable_cpus()))
+    for number, suffix in enumerate(("", *(f"-{weights}" for weights in INTEGERS))):
+        report("reference logits", number, 1 + len(INTEGERS), f"{name}{suffix}")
+        reference(Row("onnxruntime", options.out / f"{name}{suffix}", "float32"), work)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -12,11 +12,12 @@
 namespace tailcut {
 namespace {
 
-constexpr int64_t kPanelRows = 32;
-constexpr int64_t kPanelSteps = 16;                     // of 32 columns, expanded at a time
+constexpr int64_t kPanelRows = 128;  // 256 KB of sums, 74 KB of weights, 768 KB of x at most: the second cache
+constexpr int64_t kPanelSteps = 8;                      // of 32 columns, expanded at a time
 constexpr int64_t kPanelStride = kPanelSteps * 64 + 64;  // bytes; an odd number of cache lines
 constexpr int64_t kPanelTiles = 32;                     // tiles of x whose sums are kept at once
 constexpr int64_t kParts = 3;
+constexpr int64_t kRowsAhead = 4;                       // whose values are asked for
 
 struct Panel {
   alignas(64) uint8_t halves[kPanelRows][kPanelStride];
@@ -82,21 +83,20 @@ inline void expand_row(const Stretch& s, Reader& reader, uint8_t* to) {
   for (int64_t step = 0; step < s.steps; ++step) {
     const uint32_t bits = dense ? ~uint32_t{0} : static_cast<uint32_t>(read_i32(reader.mask));
     store_ints(to + 64 * step, dense ? load_ints(reader.values) : expand_halves(bits, reader.values));
-    prefetch(reader.values + kAhead);
     reader.values += 2 * count_bits(bits), reader.mask += 4;
   }
 }
 
 template <int P, int V>
-inline void multiply(const Stretch& s, int64_t t) {
+inline void multiply(const Stretch& s, int64_t r0, int64_t t) {
   tile_zero<sums_tile(0, 0)>();
   if constexpr (V > 1) tile_zero<sums_tile(0, 1)>();
   if constexpr (P > 1) tile_zero<sums_tile(1, 0)>();
   if constexpr (P > 1 && V > 1) tile_zero<sums_tile(1, 1)>();
   for (int64_t step = 0; step < s.steps; ++step) {
     const uint8_t* x = s.tile + t * tile_stride(s.w) + (s.step0 + step) * kParts * 1024;
-    tile_load<weights_tile(0)>(s.panel.halves[0] + step * 64, kPanelStride);
-    if constexpr (P > 1) tile_load<weights_tile(1)>(s.panel.halves[16] + step * 64, kPanelStride);
+    tile_load<weights_tile(0)>(s.panel.halves[r0] + step * 64, kPanelStride);
+    if constexpr (P > 1) tile_load<weights_tile(1)>(s.panel.halves[r0 + 16] + step * 64, kPanelStride);
     for (int64_t part = kParts - 1; part >= 0; --part) {  // the smallest first
       tile_load<x_tile(0)>(x + part * 1024, 64);
       if constexpr (V > 1) tile_load<x_tile(1)>(x + tile_stride(s.w) + part * 1024, 64);
@@ -113,19 +113,20 @@ inline void multiply(const Stretch& s, int64_t t) {
   for (int p = 0; p < P; ++p)
     for (int v = 0; v < V; ++v)
       for (int r = 0; r < 16; ++r) {
-        float* sums = s.panel.sums[t + v][16 * p + r];
+        float* sums = s.panel.sums[t + v][r0 + 16 * p + r];
         store(sums, add(load(sums), load(s.panel.stretch[p][v][r])));
       }
 }
 
 inline void multiply_tiles(const Stretch& s) {
-  for (int64_t t = 0; t < s.tiles; t += 2) {
-    const bool pair = t + 1 < s.tiles;
-    if (s.rows > 16 && pair) multiply<2, 2>(s, t);
-    else if (s.rows > 16) multiply<2, 1>(s, t);
-    else if (pair) multiply<1, 2>(s, t);
-    else multiply<1, 1>(s, t);
-  }
+  for (int64_t t = 0; t < s.tiles; t += 2)
+    for (int64_t r0 = 0; r0 < s.rows; r0 += 32) {
+      const bool pair = t + 1 < s.tiles, tall = s.rows - r0 > 16;
+      if (tall && pair) multiply<2, 2>(s, r0, t);
+      else if (tall) multiply<2, 1>(s, r0, t);
+      else if (pair) multiply<1, 2>(s, r0, t);
+      else multiply<1, 1>(s, r0, t);
+    }
 }
 
 inline void write_tiles(const Stretch& s, int64_t m, float* y, int64_t ldy) {
@@ -148,7 +149,12 @@ inline void multiply_panel(Stretch s, int64_t m, float* y, int64_t ldy) {
   std::memset(s.panel.sums, 0, static_cast<size_t>(s.tiles) * sizeof s.panel.sums[0]);
   for (s.step0 = 0; s.step0 < steps_of(s.w); s.step0 += kPanelSteps) {
     s.steps = smaller(kPanelSteps, steps_of(s.w) - s.step0);
-    for (int64_t r = 0; r < s.rows; ++r) expand_row(s, readers[r], s.panel.halves[r]);
+    const int64_t bytes = static_cast<int64_t>(s.w.data_bytes) / s.w.rows * s.steps / steps_of(s.w);
+    for (int64_t r = 0; r < s.rows; ++r) {
+      const Reader& later = readers[smaller(r + kRowsAhead, s.rows - 1)];
+      prefetch(later.mask), prefetch_lines(later.values, bytes);
+      expand_row(s, readers[r], s.panel.halves[r]);
+    }
     multiply_tiles(s);
   }
   write_tiles(s, m, y, ldy);

@@ -7,36 +7,44 @@
 namespace tailcut {
 namespace {
 
-// Partial sums of one product: enough to hide the latency of the additions.
-constexpr int parts_of(int m) { return m == 1 ? 4 : m <= 4 ? 2 : 1; }
+// Rows of W taken at once: they share what is loaded of x. Partial sums of one product: enough to hide the latency of
+// the additions.
+constexpr int rows_at_once(int m) { return m <= 4 ? 2 : 1; }
+constexpr int parts_of(int m) { return m <= 2 ? 2 : 1; }
 
-template <class Weights, int M>
+template <class Weights, int R, int M>
 inline void dot_row(const Matrix& w, const float* x, int64_t m, float* y, int64_t ldy, int64_t row) {
   constexpr int kParts = parts_of(M);
   const int64_t stride = few_stride(w);
-  const uint8_t* ahead = w.data + w.row_start[row] + kAhead;  // the masks of a record that the values do not reach
-  Weights reader(w, row);
-  Floats acc[M][kParts];
-  TAILCUT_UNROLL for (int i = 0; i < M; ++i) TAILCUT_UNROLL for (int p = 0; p < kParts; ++p) acc[i][p] = zeros();
+  const int64_t bytes = static_cast<int64_t>(w.row_start[row + R] - w.row_start[row]);
+  Ahead ahead(w.data + w.row_start[row], bytes, w.blocks, kAhead);
+  const Weights second(w, row + R - 1);
+  Weights readers[2] = {Weights(w, row), second};
+  Floats acc[R][M][kParts];
+  TAILCUT_UNROLL for (int r = 0; r < R; ++r) TAILCUT_UNROLL for (int i = 0; i < M; ++i)
+      TAILCUT_UNROLL for (int p = 0; p < kParts; ++p) acc[r][i][p] = zeros();
   for (int64_t b = 0; b < w.blocks; ++b) {
-    if (b % 8 == 0) prefetch(ahead + b * 8);
-    Floats weights[4];
-    reader.next(weights);
+    ahead.next();
+    Floats weights[R][4];
+    TAILCUT_UNROLL for (int r = 0; r < R; ++r) readers[r].next(weights[r]);
     const float* columns = x + b * kBlock;
-    TAILCUT_UNROLL for (int i = 0; i < M; ++i) TAILCUT_UNROLL for (int j = 0; j < 4; ++j)
-        acc[i][j % kParts] = fma(weights[j], load(columns + i * stride + 16 * j), acc[i][j % kParts]);
+    TAILCUT_UNROLL for (int i = 0; i < M; ++i) TAILCUT_UNROLL for (int j = 0; j < 4; ++j) {
+      const Floats sixteen = load(columns + i * stride + 16 * j);
+      TAILCUT_UNROLL for (int r = 0; r < R; ++r)
+          acc[r][i][j % kParts] = fma(weights[r][j], sixteen, acc[r][i][j % kParts]);
+    }
   }
-  TAILCUT_UNROLL for (int i = 0; i < M; ++i) {
-    Floats total = acc[i][0];
-    if (kParts == 2) total = add(acc[i][0], acc[i][kParts - 1]);
-    if (kParts == 4) total = add(add(acc[i][0], acc[i][1 % kParts]), add(acc[i][2 % kParts], acc[i][3 % kParts]));
-    if (i < m) y[i * ldy + row] = sum(total);
-  }
+  TAILCUT_UNROLL for (int r = 0; r < R; ++r) TAILCUT_UNROLL for (int i = 0; i < M; ++i)
+      if (i < m) y[i * ldy + row + r] = sum(kParts == 1 ? acc[r][i][0] : add(acc[r][i][0], acc[r][i][kParts - 1]));
 }
 
 template <class Weights, int M>
 void dot_rows(const Matrix& w, const float* x, int64_t m, float* y, int64_t ldy, int64_t row0, int64_t row1) {
-  for (int64_t row = row0; row < row1; ++row) dot_row<Weights, M>(w, x, m, y, ldy, row);
+  constexpr int kRows = rows_at_once(M);
+  prefetch_lines(w.data + w.row_start[row0], kAhead);
+  int64_t row = row0;
+  for (; row + kRows <= row1; row += kRows) dot_row<Weights, kRows, M>(w, x, m, y, ldy, row);
+  for (; row < row1; ++row) dot_row<Weights, 1, M>(w, x, m, y, ldy, row);
 }
 
 template <class Weights>

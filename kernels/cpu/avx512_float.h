@@ -18,7 +18,6 @@ struct Masked32 {
     TAILCUT_UNROLL for (int j = 0; j < 4; ++j) {
       const uint16_t bits = static_cast<uint16_t>(word >> 16 * j);
       out[j] = expand_floats(bits, values);
-      prefetch(values + kAhead);
       values += 4 * count_bits(bits);
     }
     mask += 8;
@@ -30,10 +29,7 @@ struct Dense32 {
   const uint8_t* values;
   Dense32(const Matrix& w, int64_t row) : values(w.data + w.row_start[row]) {}
   void next(Floats* out) {
-    TAILCUT_UNROLL for (int j = 0; j < 4; ++j) {
-      out[j] = as_floats(load_ints(values + 64 * j));
-      prefetch(values + 64 * j + kAhead);
-    }
+    TAILCUT_UNROLL for (int j = 0; j < 4; ++j) out[j] = as_floats(load_ints(values + 64 * j));
     values += 256;
   }
 };
@@ -55,7 +51,6 @@ struct Masked16 {
     TAILCUT_UNROLL for (int j = 0; j < 2; ++j) {
       const uint32_t bits = static_cast<uint32_t>(word >> 32 * j);
       halves_to_floats<kKind>(expand_halves(bits, values), out + 2 * j);
-      prefetch(values + kAhead);
       values += 2 * count_bits(bits);
     }
     mask += 8;
@@ -68,10 +63,7 @@ struct Dense16 {
   const uint8_t* values;
   Dense16(const Matrix& w, int64_t row) : values(w.data + w.row_start[row]) {}
   void next(Floats* out) {
-    TAILCUT_UNROLL for (int j = 0; j < 2; ++j) {
-      halves_to_floats<kKind>(load_ints(values + 64 * j), out + 2 * j);
-      prefetch(values + 64 * j + kAhead);
-    }
+    TAILCUT_UNROLL for (int j = 0; j < 2; ++j) halves_to_floats<kKind>(load_ints(values + 64 * j), out + 2 * j);
     values += 128;
   }
 };

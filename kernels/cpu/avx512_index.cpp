@@ -30,6 +30,7 @@ inline void multiply_slice(const Matrix& w, const float* x, int64_t slice, Float
 
 template <Kind kKind, int M>
 void multiply_slices(const Matrix& w, const float* x, float* y, int64_t ldy, int64_t row0, int64_t row1) {
+  prefetch_lines(w.data + w.row_start[row0 / kTile], kAhead);
   for (int64_t slot = row0; slot < row1; slot += kTile) {
     Floats acc[M];
     multiply_slice<kKind, M>(w, x, slot / kTile, acc);

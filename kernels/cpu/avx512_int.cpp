@@ -7,11 +7,16 @@
 namespace tailcut {
 namespace {
 
-// One group of a row (kBlocks blocks of 64 columns) against M rows of x.
-template <int kBlocks, int M, class Weights>
-inline void dot_group(const Matrix& w, Weights& reader, const uint8_t* x, int64_t g, float weight_scale, Floats* acc) {
-  Ints bytes[2];
-  TAILCUT_UNROLL for (int b = 0; b < kBlocks; ++b) bytes[b] = reader.next();
+// Rows of W taken at once: they share what is loaded of x.
+constexpr int rows_at_once(int m) { return m <= 4 ? 2 : 1; }
+
+// One group (kBlocks blocks of 64 columns) of R rows of W against M rows of x.
+template <int kBlocks, int R, int M, class Weights>
+inline void dot_group(const Matrix& w, Weights* readers, const uint8_t* x, int64_t g, const float* weight_scales,
+                      Floats (*acc)[M]) {
+  Ints bytes[R][2];
+  TAILCUT_UNROLL for (int r = 0; r < R; ++r) TAILCUT_UNROLL for (int b = 0; b < kBlocks; ++b)
+      bytes[r][b] = readers[r].next();
   const int64_t stride = row_stride(w);
   const uint8_t* columns = x + g * kGroup;
   const uint8_t* starts = x + w.groups * kGroup + g * 64;
@@ -19,34 +24,43 @@ inline void dot_group(const Matrix& w, Weights& reader, const uint8_t* x, int64_
   TAILCUT_UNROLL for (int i = 0; i < M; ++i) {
     float scale;
     std::memcpy(&scale, scales + i * stride, 4);
-    Ints exact = load_ints(starts + i * stride);
-    TAILCUT_UNROLL for (int b = 0; b < kBlocks; ++b)
-        exact = dot_bytes(exact, bytes[b], load_ints(columns + i * stride + 64 * b));
-    const Floats dot = Weights::group_scales ? mul(to_floats(exact), all(weight_scale)) : to_floats(exact);
-    acc[i] = fma(dot, all(scale), acc[i]);
+    Ints four[2];
+    TAILCUT_UNROLL for (int b = 0; b < kBlocks; ++b) four[b] = load_ints(columns + i * stride + 64 * b);
+    TAILCUT_UNROLL for (int r = 0; r < R; ++r) {
+      Ints exact = load_ints(starts + i * stride);
+      TAILCUT_UNROLL for (int b = 0; b < kBlocks; ++b) exact = dot_bytes(exact, bytes[r][b], four[b]);
+      Floats dot = to_floats(exact);
+      if (Weights::group_scales) dot = mul(dot, all(weight_scales[r * w.groups + g]));
+      acc[r][i] = fma(dot, all(scale), acc[r][i]);
+    }
   }
 }
 
-template <class Weights, int M>
+template <class Weights, int R, int M>
 inline void dot_row(const Matrix& w, const uint8_t* x, int64_t m, float* y, int64_t ldy, int64_t row) {
-  Weights reader(w, row);
+  Weights readers[R];
+  TAILCUT_UNROLL for (int r = 0; r < R; ++r) readers[r] = Weights(w, row + r);
   const float* scales = w.scales + (Weights::group_scales ? row * w.groups : row);
-  const uint8_t* ahead = w.data + w.row_start[row] + kAhead;  // the masks of a record that the values do not reach
-  Floats acc[M];
-  TAILCUT_UNROLL for (int i = 0; i < M; ++i) acc[i] = zeros();
-  const int64_t whole = w.blocks / 2;
+  const int64_t bytes = static_cast<int64_t>(w.row_start[row + R] - w.row_start[row]), whole = w.blocks / 2;
+  Ahead ahead(w.data + w.row_start[row], bytes, whole, kAhead);
+  Floats acc[R][M];
+  TAILCUT_UNROLL for (int r = 0; r < R; ++r) TAILCUT_UNROLL for (int i = 0; i < M; ++i) acc[r][i] = zeros();
   for (int64_t g = 0; g < whole; ++g) {
-    if (g % 4 == 0) prefetch(ahead + g * 16);
-    dot_group<2, M>(w, reader, x, g, Weights::group_scales ? scales[g] : 0.0f, acc);
+    ahead.next();
+    dot_group<2, R, M>(w, readers, x, g, scales, acc);
   }
-  if (w.blocks % 2) dot_group<1, M>(w, reader, x, whole, Weights::group_scales ? scales[whole] : 0.0f, acc);
-  TAILCUT_UNROLL for (int i = 0; i < M; ++i)
-      if (i < m) y[i * ldy + row] = Weights::group_scales ? sum(acc[i]) : sum(acc[i]) * scales[0];
+  if (w.blocks % 2) dot_group<1, R, M>(w, readers, x, whole, scales, acc);
+  TAILCUT_UNROLL for (int r = 0; r < R; ++r) TAILCUT_UNROLL for (int i = 0; i < M; ++i)
+      if (i < m) y[i * ldy + row + r] = Weights::group_scales ? sum(acc[r][i]) : sum(acc[r][i]) * scales[r];
 }
 
 template <class Weights, int M>
 void dot_rows(const Matrix& w, const uint8_t* x, int64_t m, float* y, int64_t ldy, int64_t row0, int64_t row1) {
-  for (int64_t row = row0; row < row1; ++row) dot_row<Weights, M>(w, x, m, y, ldy, row);
+  constexpr int kRows = rows_at_once(M);
+  prefetch_lines(w.data + w.row_start[row0], kAhead);
+  int64_t row = row0;
+  for (; row + kRows <= row1; row += kRows) dot_row<Weights, kRows, M>(w, x, m, y, ldy, row);
+  for (; row < row1; ++row) dot_row<Weights, 1, M>(w, x, m, y, ldy, row);
 }
 
 template <class Weights>

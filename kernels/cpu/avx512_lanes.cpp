@@ -2,7 +2,7 @@
 // So a weight that is not there costs nothing: where less than kDenseAbove of W is left, only the entries are visited,
 // at about two thirds of the speed of dense arithmetic per entry.
 //
-// 64 rows of W at a time, 128 columns at a time: that stretch of x for 64 lanes (32 KB) stays in the first cache while
+// 128 rows of W at a time, 128 columns at a time: that stretch of x for 64 lanes (32 KB) stays in the first cache while
 // it is used by all the rows. Column numbers within a stretch come from VPCOMPRESSB.
 #include "avx512.h"
 
@@ -12,10 +12,11 @@
 namespace tailcut {
 namespace {
 
-constexpr int64_t kRows = 64;         // of W
+constexpr int64_t kRows = 128;        // of W
 constexpr int64_t kStretchBlocks = 2;
 constexpr int64_t kStretch = kStretchBlocks * kBlock;
 constexpr int64_t kLaneGroups = 8;    // of 64 lanes, whose sums are kept at once
+constexpr int64_t kRowsAhead = 8;     // whose values are asked for
 constexpr double kDenseAbove = 0.7;
 
 struct Buffers {
@@ -58,7 +59,6 @@ inline void list_entries(Rows& s, int64_t r, int64_t blocks, const Ints* numbers
     for (int64_t j = 0; j < count; j += 16) store(s.to.values[r] + j, sixteen<kKind>(s.values[r] + 2 * j));
     s.to.at[r] = s.to.values[r];
   }
-  prefetch(s.values[r] + kAhead);
   s.to.count[r] = count, s.values[r] += count * size_of(kKind);
 }
 
@@ -85,12 +85,14 @@ inline void expand_columns(Rows& s, int64_t r, int64_t blocks) {
       store(to + 16 * j, sixteen<kKind>(halves + (odd ? 32 : 0)));
     }
   }
-  prefetch(s.values[r] + kAhead);
 }
 
 template <Kind kKind>
 inline void read_stretch(Rows& s, int64_t blocks, const Ints* numbers) {
+  const int64_t bytes = static_cast<int64_t>(s.w.data_bytes) / s.w.rows * blocks / s.w.blocks;
   for (int64_t r = 0; r < s.rows; ++r) {
+    const int64_t later = smaller(r + kRowsAhead, s.rows - 1);
+    prefetch(s.mask[later]), prefetch_lines(s.values[later], bytes);
     if (s.by_entry) list_entries<kKind>(s, r, blocks, numbers);
     else expand_columns<kKind>(s, r, blocks);
   }

@@ -1,5 +1,6 @@
-// Many rows of x against an i8 or i4 matrix: 32 rows of W are expanded to bytes, 1024 columns at a time, and multiplied
-// with all tiles of x. What multiplies (VPDPBUSD or AMX) is the parameter `Product`; the rest is the same for both.
+// Many rows of x against an i8 or i4 matrix: 128 rows of W are expanded to bytes, 1024 columns at a time, and multiplied
+// with all tiles of x. Expanded rows, that stretch of x and the sums (128 KB, 512 KB, 256 KB at most) stay in the second
+// cache; x is read from farther away once for 128 rows. What multiplies (VPDPBUSD or AMX) is the parameter `Product`.
 #pragma once
 
 #include "avx512_quantise.h"
@@ -8,7 +9,7 @@
 namespace tailcut {
 namespace {
 
-constexpr int64_t kPanelRows = 32;
+constexpr int64_t kPanelRows = 128;
 constexpr int64_t kPanelBlocks = 16;                    // 64-column blocks expanded at a time
 constexpr int64_t kPanelStride = kPanelBlocks * 64 + 64;  // an odd number of cache lines
 constexpr int64_t kPanelTiles = 32;                     // tiles of x whose sums are kept at once
@@ -46,9 +47,14 @@ inline float weight_scale(const Stretch& s, int64_t row, int64_t g) {
   return s.w.scales[(s.row0 + smaller(row, s.rows - 1)) * s.w.groups + g];
 }
 
+// Rows ahead whose values are asked for. A stretch of a row is a few lines, no stream that the hardware would follow.
+constexpr int64_t kRowsAhead = 4;
+
 template <class Weights>
 inline void expand_stretch(const Stretch& s, Weights* readers) {
+  const int64_t bytes = static_cast<int64_t>(s.w.data_bytes) / s.w.rows * s.blocks / s.w.blocks;
   for (int64_t r = 0; r < s.rows; ++r) {
+    if (r + kRowsAhead < s.rows) readers[r + kRowsAhead].ask(bytes);
     Weights reader = readers[r];
     for (int64_t b = 0; b < s.blocks; ++b) store_ints(s.panel.bytes[r] + 64 * b, reader.next());
     readers[r] = reader;

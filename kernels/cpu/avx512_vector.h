@@ -144,3 +144,27 @@ inline void transpose(Floats* r) {
 }  // namespace
 }  // namespace tailcut
 #endif
+
+namespace tailcut {
+namespace {
+
+inline void prefetch_lines(const uint8_t* at, int64_t bytes) {
+  for (int64_t line = 0; line < bytes; line += 64) prefetch(at + line);
+}
+
+// Asks for what lies a fixed distance ahead, evenly over a record: records follow one another without gaps, so masks and
+// values of the next ones come as one stream, each line once.
+struct Ahead {
+  const uint8_t* at;
+  int64_t step;
+  Ahead(const uint8_t* record, int64_t bytes, int64_t steps, int64_t distance)
+      : at(record + distance), step(bytes / (steps ? steps : 1) + 1) {}
+  inline void next() {
+    prefetch(at);
+    for (int64_t line = 64; line < step; line += 64) prefetch(at + line);
+    at += step;
+  }
+};
+
+}  // namespace
+}  // namespace tailcut

@@ -7,17 +7,16 @@
 namespace tailcut {
 namespace {
 
-// Masks and values are prefetched each at its own distance: together they cover the record and the next ones.
 struct MaskedBytes {
   static constexpr bool group_scales = false;
   const uint8_t* mask = nullptr;
   const uint8_t* values = nullptr;
   MaskedBytes() = default;
   MaskedBytes(const Matrix& w, int64_t row) : mask(w.data + w.row_start[row]), values(mask + w.blocks * 8) {}
+  void ask(int64_t bytes) const { prefetch(mask), prefetch(mask + 64), prefetch_lines(values, bytes); }
   Ints next() {
     const uint64_t word = read_u64(mask);
     const Ints bytes = expand_bytes(all_bytes(128), word, load_ints(values));
-    prefetch(values + kAhead);
     values += count_bits(word), mask += 8;
     return bytes;
   }
@@ -28,9 +27,9 @@ struct DenseBytes {
   const uint8_t* values = nullptr;
   DenseBytes() = default;
   DenseBytes(const Matrix& w, int64_t row) : values(w.data + w.row_start[row]) {}
+  void ask(int64_t bytes) const { prefetch_lines(values, bytes); }
   Ints next() {
     const Ints bytes = load_ints(values);
-    prefetch(values + kAhead);
     values += 64;
     return bytes;
   }
@@ -42,10 +41,10 @@ struct MaskedNibbles {
   const uint8_t* values = nullptr;
   MaskedNibbles() = default;
   MaskedNibbles(const Matrix& w, int64_t row) : mask(w.data + w.row_start[row]), values(mask + w.blocks * 8) {}
+  void ask(int64_t bytes) const { prefetch(mask), prefetch(mask + 64), prefetch_lines(values, bytes); }
   Ints next() {
     const uint64_t word = read_u64(mask);
     const Ints bytes = expand_bytes(all_bytes(8), word, unpack_nibbles(values));
-    prefetch(values + kAhead);
     values += (count_bits(word) + 1) / 2, mask += 8;
     return bytes;
   }
@@ -56,9 +55,9 @@ struct DenseNibbles {
   const uint8_t* values = nullptr;
   DenseNibbles() = default;
   DenseNibbles(const Matrix& w, int64_t row) : values(w.data + w.row_start[row]) {}
+  void ask(int64_t bytes) const { prefetch_lines(values, bytes); }
   Ints next() {
     const Ints bytes = unpack_nibbles(values);
-    prefetch(values + kAhead);
     values += 32;
     return bytes;
   }

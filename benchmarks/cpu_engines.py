@@ -17,6 +17,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import psutil
 from cpu_engines_table import render  # beside this script
 
 from tailcut import codec
@@ -42,6 +43,8 @@ DENSE: tuple[tuple[str, Weights], ...] = (
     ("openvino-int4", "int4"),
 )
 OWN_FORMAT: tuple[tuple[str, Weights], ...] = (("deepsparse", "float32"), ("deepsparse-int8", "int8"))
+_MEMORY = 0.75  # of the free memory; engines hold more for a moment while they load
+_ACTIVATIONS = 1 << 26  # bytes a sequence
 TAILCUT: dict[Weights, str] = {"float32": "", "int8": "-int8", "int4": "-int4"}  # weights -> package suffix
 
 
@@ -60,12 +63,33 @@ def run(options: argparse.Namespace, report: Reporter) -> None:
         rows = list(rows_of(options, group, plan))
         if not options.again and all(known(sessions, group, plan, row) for row in rows if not is_reference(row)):
             continue
-        if options.action == "load":
-            found = [measure(group, [row], plan, report) for row in rows]
-            sessions += [session for session in found if session.rows]
-        else:
-            sessions.append(measure(group, rows, plan, report))
-        write(options.output, sessions)
+        free = int(psutil.virtual_memory().available * _MEMORY)
+        for part in [[row] for row in rows] if options.action == "load" else parts(rows, plan.workload.batch, free):
+            sessions.append(measure(group, part, plan, report))
+            write(options.output, sessions)
+
+
+def parts(rows: Sequence[Row], batch: int, free_bytes: int) -> list[list[Row]]:
+    """The rows in as few sessions as fit in memory together; each has the references."""
+    references = [row for row in rows if is_reference(row)]
+    base = sum(footprint(row, batch) for row in references)
+    found: list[list[Row]] = [[]]
+    room = free_bytes - base
+    for row in (row for row in rows if not is_reference(row)):
+        size = footprint(row, batch)
+        if found[-1] and size > room:
+            found.append([])
+            room = free_bytes - base
+        found[-1].append(row)
+        room -= size
+    return [[*part, *references] for part in found if part or references]
+
+
+def footprint(row: Row, batch: int) -> int:
+    """About what a worker holds: the files that it opens, and room for activations and cache."""
+    directory = engines.load(row.engine).directory(row.package)
+    files = sum(path.stat().st_size for path in directory.iterdir()) if directory.is_dir() else 0
+    return files + batch * _ACTIVATIONS
 
 
 def plans(options: argparse.Namespace) -> Iterator[tuple[str, Plan]]:

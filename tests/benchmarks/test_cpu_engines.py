@@ -80,6 +80,20 @@ def test_only_named_engines_run_beside_the_references(script: ModuleType, packag
     ]
 
 
+def test_rows_that_do_not_fit_in_memory_together_share_only_the_references(script: ModuleType, packages: Path) -> None:
+    for name in ("s80", "s80-int8", "s80-int4", "dense"):
+        (packages / name / "model.onnx.data").write_bytes(b"1" * 1_000_000)
+    options = script.parse(["decode", "--packages", str(packages), "--groups", "s80", "--threads", "2"])
+    rows = list(script.rows_of(options, "s80", next(script.plans(options))[1]))
+    references = [row for row in rows if script.is_reference(row)]
+    whole = script.parts(rows, 1, 1 << 40)
+    assert [sorted(row.label for row in part) for part in whole] == [sorted(row.label for row in rows)]
+    room = sum(script.footprint(row, 1) for row in references) + script.footprint(rows[0], 1) + 1
+    single = script.parts(rows, 1, room)
+    assert len(single) == len(rows) - len(references)
+    assert all(set(references) < set(part) for part in single)
+
+
 def test_important_sessions_come_first(script: ModuleType, packages: Path) -> None:
     found = planned(script, packages, "prefill", "--groups", "s80,dense", "--prompts", "128,512", "--threads", "2,1")
     assert [(group, plan.workload.threads, plan.workload.prompt_tokens) for group, plan, _ in found[:4]] == [

@@ -22,7 +22,7 @@ from tailcut.kernels.stored import module_names, stored_matrices
 Model = Callable[..., Path]
 
 
-@pytest.mark.parametrize("weights", ["float16", "bfloat16", "int8", "int4"])
+@pytest.mark.parametrize("weights", ["bfloat16", "int4"])
 def test_every_family_agrees_with_torch_at_the_stored_weights(
     family: str, weights: Any, sparse_model: Model, tmp_path: Path
 ) -> None:
@@ -33,8 +33,8 @@ def test_every_family_agrees_with_torch_at_the_stored_weights(
     assert all(layer.error > 0 for layer in manifest.layers.values())
 
 
-@pytest.mark.parametrize("weights", ["float32", "bfloat16", "int8", "int4"])
-@pytest.mark.parametrize("head", [None, "float32", "int8", "int4"])
+@pytest.mark.parametrize("weights", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("head", [None, "int8", "int4"])
 @pytest.mark.parametrize("tied", [False, True])
 def test_every_head_agrees_with_torch(tied: bool, head: Any, weights: Any, sparse_model: Model, tmp_path: Path) -> None:
     model = sparse_model("llama", tie_word_embeddings=tied, head_dim=16, hidden_size=36)

@@ -25,7 +25,7 @@ def list_engines(
         print(jsonlib.dumps(rows, indent=1))
         return
     for name, reason in reasons.items():
-        print(f"{name:<12} {'available' if reason is None else f'not available: {reason}'}")
+        print(f"{name:<18} {'available' if reason is None else f'not available: {reason}'}")
 
 
 @app.command()
@@ -52,7 +52,8 @@ def install(
     recipe = getattr(engines.load(engine), "RECIPE", None)
     if not isinstance(recipe, Recipe):
         raise InputError(f"engine {engine} needs no environment of its own")
-    typer.echo(f"Note: {recipe.licence}", err=True)
+    if recipe.licence:
+        typer.echo(f"Note: {recipe.licence}", err=True)
     if not overwrite and installed_reason(recipe, directory) is None:
         print(home(recipe, directory))
         return

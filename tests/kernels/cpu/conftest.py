@@ -8,8 +8,7 @@ from typing import Final
 
 import pytest
 
-from tailcut.kernels import library
-from tailcut.kernels.build import SOURCES, BuildError, build, find_compiler
+from tailcut.kernels.build import LIBRARY, SOURCES, BuildError, build, find_compiler
 
 SANITIZERS: Final = "address,undefined"
 MakeFuzzer = Callable[..., Path]
@@ -18,7 +17,7 @@ MakeFuzzer = Callable[..., Path]
 @pytest.fixture(scope="session")
 def kernel_library() -> Path:
     """The library beside the package, built if sources changed."""
-    return _built(library.LIBRARY)
+    return _built(LIBRARY)
 
 
 @pytest.fixture(scope="session")

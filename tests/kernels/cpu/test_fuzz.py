@@ -28,7 +28,8 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, int]:
     """(multiplied, refused); fails with what the driver or a sanitizer said."""
     said, _ = process.communicate()
     found = re.fullmatch(r"\d+ cases: (\d+) multiplied, (\d+) refused\n", said)
-    assert process.returncode == 0 and found, said[-4000:]
+    assert process.returncode == 0, said[-4000:]
+    assert found, said[-4000:]
     return int(found[1]), int(found[2])
 
 
@@ -40,9 +41,7 @@ def test_quick_run_over_the_installed_library(
     assert refused > 8_000
 
 
-def test_driver_notices_a_wrong_product(
-    kernel_library: Path, make_fuzzer: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_driver_notices_a_wrong_product(kernel_library: Path, make_fuzzer: Callable[..., Path], tmp_path: Path) -> None:
     """The oracle is not blind: where nothing may be off, rounding alone is an error."""
     copy = tmp_path / "cpu"
     shutil.copytree(SOURCES / "fuzz", copy / "fuzz")

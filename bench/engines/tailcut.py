@@ -20,9 +20,11 @@ COMPRESSES = True
 LICENCE = ""
 # float32 with other orders of summation, against ONNX Runtime's on the same weights
 TOLERANCE = 1e-4
-# Kernels of quantised matrices round activations to int8 by groups of 128 (scale max |x| / 127), which ONNX Runtime's
-# float arithmetic on the same stored weights does not: the two differ by that rounding, carried through all blocks.
-_TOLERANCE_QUANTISED: Final = 0.15
+# Kernels of quantised matrices round activations to int8, which ONNX Runtime's float arithmetic on the same weights does
+# not. How far that moves logits is the model's doing (measured on random tokens, SmolLM2-135M: 0.1 to 0.3 of the largest
+# int8, up to 1.6 with 80 % cut by magnitude; perplexity of text moved by 0.04 % and 1.5 %), so whole models only have
+# to stay in range, and `refuse` holds single matrices to the weights, where nothing is amplified.
+_TOLERANCE_QUANTISED: Final = 3.0
 _QUANTISED: Final = ("Int8", "Int4")
 
 
@@ -62,6 +64,9 @@ def launch(package: Path, phase: Phase, workload: Workload) -> Launch:
 
 
 def refuse(evidence: Mapping[str, Any]) -> str | None:
+    gap = float(evidence.get("matrix_gap", "nan"))
+    if not gap <= 1.0:
+        return f"a matrix in the kernels is {gap:.2g} times as far from its stored weights as rounding explains"
     return None
 
 

@@ -1,6 +1,7 @@
 """tailcut's own kernels inside ONNX Runtime, on a package directory: onnxruntime_worker.py with the kernels required.
 
-`describe` runs one token and reports how often which kernel was called for it: the proof of what is timed.
+`describe` runs one token and reports how often which kernel was called for it: the proof of what is timed. It also holds
+single matrices of the package to float arithmetic (`matrix_gap`, at most 1): that check does not depend on the model.
 """
 
 from __future__ import annotations
@@ -24,8 +25,12 @@ def open_package(body: Dict[str, Any], arrays: Dict[str, Any]) -> wire.Frame:
 
 def describe(body: Dict[str, Any], arrays: Dict[str, Any]) -> wire.Frame:
     from tailcut.kernels import library
+    from tailcut.kernels.package import open_package as open_files
+    from tailcut.kernels.parity import worst
+    from tailcut.kernels.stored import stored_matrices
 
     known, _ = shared.describe(body, arrays)
+    gap = worst(stored_matrices(open_files(shared._state["model"].package)))
     model = shared._state["model"]
     before = library.counters()
     model.fresh().prefill(np.zeros((1, 1), np.int64))
@@ -37,6 +42,7 @@ def describe(body: Dict[str, Any], arrays: Dict[str, Any]) -> wire.Frame:
         "calls": calls,
         "sparse_kernel": any(name.split()[1] != "dense" for name in calls),
         "isa": library.best_isa(),
+        "matrix_gap": gap,
         "cache": model.decoder.cache,
         "weight_bytes": library.packed_bytes() + _plain_bytes(model.package, model.decoder.cache == "in place"),
     }, {}

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from tailcut.bench import engines as registry
 from tailcut.bench.stats import mean_exp_ratio
 from tailcut.bench.worker import Worker
-from tailcut.errors import InputError
+from tailcut.errors import InputError, MissingEnvironmentError
 from tailcut.manifest import read_manifest
 from tailcut.progress import Reporter, silent
 from tailcut.results import Quality, Workload
@@ -95,9 +95,16 @@ def package_quality(
     )
 
 
-def package_nll(package: Path, windows: Tokens, workload: Workload, report: Reporter = silent) -> Nll:
-    """windows int64 [n, context] -> nats summed over each window's scored tokens, float64 [n]."""
-    engine = registry.load("onnxruntime")
+def package_nll(
+    package: Path, windows: Tokens, workload: Workload, report: Reporter = silent, *, engine_name: str = "onnxruntime"
+) -> Nll:
+    """windows int64 [n, context] -> nats summed over each window's scored tokens, float64 [n].
+
+    engine_name: "onnxruntime" (float32 arithmetic on the stored weights), or an engine with a score command of its own.
+    """
+    engine = registry.load(engine_name)
+    if reason := engine.available():
+        raise MissingEnvironmentError(f"engine {engine_name}: {reason}")
     if reason := engine.unfit(package, workload):
         raise InputError(f"{package}: {reason}")
     launch = engine.launch(package, "prefill", workload)

@@ -3,7 +3,7 @@
 import json as jsonlib
 import os
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Final, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from tailcut.texts import demo_heldout
 from tailcut.windows import EvalText, Tokens, perplexity, read_text
 
 Nll = npt.NDArray[np.float64]
+ENGINES: Final = ("onnxruntime", "tailcut")
 
 
 def command(
@@ -35,6 +36,9 @@ def command(
     precision: Annotated[
         str, typer.Option(help="float32, or bfloat16 (faster on a GPU, moves it by about 0.2 %).")
     ] = "float32",
+    engine: Annotated[
+        str, typer.Option(help="What runs a package: onnxruntime, or tailcut (its kernels, int8 activations and all).")
+    ] = "onnxruntime",
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Perplexity of TARGET on a text: exp of the mean negative log-likelihood per token.
@@ -47,16 +51,18 @@ def command(
     if batch < 1 or windows < 0:
         raise InputError(f"batch must be at least 1 and windows at least 0, got {batch} and {windows}")
     content = read_text(demo_heldout() if text == "demo" else Path(text))
+    if engine not in ENGINES:
+        raise InputError(f"engine must be {' or '.join(ENGINES)}, got {engine!r}")
     with console(quiet=json) as report:
         tokens, bos = _tokenise(target, content, context, windows or None)
         scores = [
-            _nll(directory, tokens, device, batch, precision, report)
+            _nll(directory, tokens, device, batch, precision, engine, report)
             for directory in ((target,) if against is None else (against, target))
         ]
     if against is None:
-        _show_one(target, scores[0], content, tokens, bos, json)
+        _show_one(target, scores[0], content, tokens, bos, engine, json)
     else:
-        _show_pair(scores, content, context, bos, (against, target), json)
+        _show_pair(scores, content, context, bos, (against, target), engine, json)
 
 
 def _is_package(target: Path) -> bool:
@@ -73,7 +79,7 @@ def _tokenise(target: Path, text: EvalText, context: int, limit: int | None) -> 
     return tokenise(target, text, context, limit)
 
 
-def _nll(target: Path, tokens: Tokens, device: str, batch: int, precision: str, report: Reporter) -> Nll:
+def _nll(target: Path, tokens: Tokens, device: str, batch: int, precision: str, engine: str, report: Reporter) -> Nll:
     if _is_package(target):
         from tailcut.bench.quality import package_nll
 
@@ -81,14 +87,14 @@ def _nll(target: Path, tokens: Tokens, device: str, batch: int, precision: str, 
         workload = Workload(
             batch=1, prompt_tokens=length, new_tokens=1, context=length + 1, threads=threads, blocks=1, seed=0
         )
-        return package_nll(target, tokens, workload, report)
+        return package_nll(target, tokens, workload, report, engine_name=engine)
     from tailcut.compress.perplexity import Precision, directory_nll
 
     chosen = cast(Precision, precision)
     return directory_nll(target, tokens, device=device, batch=batch, precision=chosen, report=report)
 
 
-def _show_one(target: Path, nll: Nll, text: EvalText, tokens: Tokens, bos: int | None, json: bool) -> None:
+def _show_one(target: Path, nll: Nll, text: EvalText, tokens: Tokens, bos: int | None, engine: str, json: bool) -> None:
     scored = int(tokens.shape[1]) - 1
     value = perplexity(nll, scored)
     facts = {
@@ -100,7 +106,7 @@ def _show_one(target: Path, nll: Nll, text: EvalText, tokens: Tokens, bos: int |
         "windows": len(nll),
         "tokens_scored": scored * len(nll),
         "bos": bos,
-        "measured_with": _measured_with(target),
+        "measured_with": _measured_with(target, engine),
         "nll": nll.tolist(),
     }
     if json:
@@ -111,7 +117,7 @@ def _show_one(target: Path, nll: Nll, text: EvalText, tokens: Tokens, bos: int |
 
 
 def _show_pair(
-    scores: list[Nll], text: EvalText, context: int, bos: int | None, pair: tuple[Path, Path], json: bool
+    scores: list[Nll], text: EvalText, context: int, bos: int | None, pair: tuple[Path, Path], engine: str, json: bool
 ) -> None:
     from tailcut.bench.quality import compare
 
@@ -124,7 +130,7 @@ def _show_pair(
         context=context,
         bos=bos,
         notes=notes,
-        measured_with=_measured_with(pair[1]),
+        measured_with=_measured_with(pair[1], engine),
     )
     if json:
         print(codec.to_json(quality), end="")
@@ -138,8 +144,8 @@ def _show_pair(
         print(f"note: {note}")
 
 
-def _measured_with(target: Path) -> str:
-    return "onnxruntime" if _is_package(target) else "torch"
+def _measured_with(target: Path, engine: str) -> str:
+    return engine if _is_package(target) else "torch"
 
 
 def _show_notes(target: Path) -> None:

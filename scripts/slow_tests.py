@@ -25,6 +25,7 @@ COVERS: Final[dict[str, tuple[str, ...]]] = {
     "benchmarks": ("tests/benchmarks",),
     "scripts/docker": ("tests/scripts",),
     "scripts/setup.sh": ("tests/scripts",),
+    "setup.py": ("tests/kernels", "tests/scripts"),
     "Dockerfile": ("tests/scripts",),
     "constraints.txt": ("tests",),
     "pyproject.toml": ("tests",),

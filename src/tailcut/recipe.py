@@ -43,7 +43,7 @@ class Recipe:
     weights: Precision = "float32"
     head: HeadPrecision | None = None  # output head and token embedding; None: as the weights, int8 beside int4
     # the measuring
-    engines: tuple[str, ...] = ("onnxruntime",)
+    engines: tuple[str, ...] = ("tailcut", "onnxruntime")
     threads: int | None = None  # None: all cores
     prompt_tokens: int = 64
     context: int = 256

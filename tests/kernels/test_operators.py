@@ -1,12 +1,16 @@
 """The operators inside ONNX Runtime: they take over from the function bodies, and bad weights are an error, not a crash."""
 
 import ctypes
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -261,3 +265,24 @@ def test_a_runtime_that_is_too_old_gets_a_sentence() -> None:
     assert register(None, ctypes.byref(base)) == 1
     assert b"need ONNX Runtime 1.17 or newer" in said[0]
     assert b"this is 1.16.3" in said[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pages are given back on Linux only")
+def test_the_mapped_file_does_not_stay_in_memory(tmp_path: Path) -> None:
+    """64 MB of weights in a file of their own: after loading, they are in memory once, packed."""
+    side = 8192
+    weight = np.random.default_rng(0).integers(1, 127, (side, side), np.int8)
+    parts = {"weight": weight, "scales": np.ones(side, np.float32)}
+    made = onnx.load_from_string(model("MatMulInt8", parts))
+    onnx.save(made, tmp_path / "m.onnx", save_as_external_data=True, location="m.data")
+    code = (
+        "import re, onnxruntime as o; from tailcut.kernels import library\n"
+        "def of_files(): return int(re.search(r'RssFile:\\s+(\\d+)', open('/proc/self/status').read())[1]) << 10\n"
+        "p = o.SessionOptions(); p.register_custom_ops_library(str(library.require())); before = of_files()\n"
+        f"s = o.InferenceSession({str(tmp_path / 'm.onnx')!r}, p, providers=['CPUExecutionProvider'])\n"
+        "print(of_files() - before, library.packed_bytes())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    kept, packed = (int(word) for word in done.stdout.split())
+    assert packed >= side * side
+    assert kept < side * side // 4  # the runtime's own code that loading touched (8 MB), and pages at the ends

@@ -63,6 +63,7 @@ def test_wheel_holds_each_room_once_and_the_texts(wheels: Path) -> None:
         for path in (ROOT / room).rglob("*.py")
     }
     assert sources <= set(names)
+    assert {"tailcut/kernels/libtailcut_cpu.so", "tailcut/kernels/cpu/ops.cpp"} <= set(names)
     assert {"tailcut/py.typed", "tailcut/data/calibration.txt", "tailcut/data/heldout.txt"} <= set(names)
 
 
@@ -75,6 +76,10 @@ def test_runtime_has_no_torch_and_its_commands_work(runtime: Path, tmp_path: Pat
     for words in (["--help"], ["engines", "list"], ["models", "list"], *commands):
         done = subprocess.run([tailcut, *words], capture_output=True, text=True, cwd=tmp_path, check=False)
         assert done.returncode == 0, done.stderr
+    listed = subprocess.run(
+        [tailcut, "engines", "list"], capture_output=True, text=True, cwd=tmp_path, check=True
+    ).stdout
+    assert ["tailcut", "available"] in [line.split() for line in listed.splitlines()]
     words = ["models", "get", "synthetic-llama", "--like", "tiny", "-o", "m"]
     made = subprocess.run([tailcut, *words], capture_output=True, cwd=tmp_path, check=False)
     assert made.returncode == 0

@@ -18,7 +18,7 @@ def command(
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the result (JSON).")],
     engines: Annotated[
         str, typer.Option(help="Comma-separated; `tailcut engines list` names them. The gate judges the first.")
-    ] = "onnxruntime",
+    ] = "tailcut,onnxruntime",
     threads: Annotated[int | None, typer.Option(help="Threads of each engine. [default: all usable cores]")] = None,
     batch: Annotated[int, typer.Option(help="Sequences decoded together.")] = 1,
     prompt: Annotated[int, typer.Option(help="Prompt tokens of the prefill (time to first token).")] = 64,

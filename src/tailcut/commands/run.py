@@ -38,7 +38,7 @@ def command(
         str | None, typer.Option(help="Head and embedding: float32, int8 or int4. [default: as the weights]")
     ] = None,
     engines: Annotated[
-        str | None, typer.Option(help="Comma-separated; the first is judged. [default: onnxruntime]")
+        str | None, typer.Option(help="Comma-separated; the first is judged. [default: tailcut,onnxruntime]")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of each engine. [default: all cores]")] = None,
     prompt_tokens: Annotated[int | None, typer.Option(help="Prefill length. [default: 64]")] = None,

@@ -74,6 +74,17 @@ class Decoder:
             raise InputError(f"step got {ids.shape[0]} tokens for {self._rows} rows; run prefill first")
         return self._model.step(ids)
 
+    def pretend(self, batch: int, length: int, seed: int = 0) -> bool:
+        """Start from `length` cached positions of noise instead of a prompt, to time steps; False if it cannot.
+
+        A step's time does not depend on what is cached, and running the prompt costs more than the steps that are timed.
+        """
+        if not isinstance(self._model, InPlace):
+            return False
+        self._model.pretend(batch, length, np.random.default_rng(seed))
+        self._rows = batch
+        return True
+
     def mark(self) -> Any:  # noqa: ANN401 opaque: only `rewind` takes it
         """Where the sequence is now, for `rewind`."""
         return self._model.mark()

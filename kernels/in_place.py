@@ -60,6 +60,13 @@ class InPlace:
         self._make_room(len(ids), int(lengths.max()), keep=int(self.lengths.max()))
         return self._run(ids, lengths, 0)[:, 0].copy()  # the buffer is written again by the next step
 
+    def pretend(self, batch: int, length: int, rng: np.random.Generator) -> None:
+        """Hold `length` positions of noise in every row, as if a prompt had been run: for timing steps."""
+        self._make_room(batch, length, keep=0)
+        for rows in self._cache.values():
+            rows[:, :, :length] = rng.standard_normal((batch, rows.shape[1], length, rows.shape[3]), np.float32)
+        self.lengths = np.full(batch, length, np.int64)
+
     def mark(self) -> Ints:
         return self.lengths
 

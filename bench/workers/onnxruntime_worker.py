@@ -36,9 +36,10 @@ class Model:
         self.marks: Dict[int, Any] = {}
 
     def at(self, tokens: np.ndarray[Any, Any], past: int) -> Decoder:
-        """The decoder, with a cache that holds a real prefill of `past` tokens [batch, >= past]."""
+        """The decoder after `past` tokens [batch, >= past]: noise where the cache is in place, else a real prefill."""
         if past not in self.marks:
-            self.fresh().prefill(tokens[:, :past], last_only=True)
+            if not self.fresh().pretend(tokens.shape[0], past):
+                self.decoder.prefill(tokens[:, :past], last_only=True)
             self.marks = {past: self.decoder.mark()}
         self.decoder.rewind(self.marks[past])
         return self.decoder

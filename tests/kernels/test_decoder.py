@@ -93,6 +93,21 @@ def test_rewind_forgets_steps(pair: tuple[Decoder, Decoder]) -> None:
         np.testing.assert_allclose(again, first, **CLOSE)
 
 
+def test_a_pretended_prompt_is_as_long_as_it_says(pair: tuple[Decoder, Decoder]) -> None:
+    """Steps after noise run, depend on the noise alone, and leave no trace in the next prompt."""
+    pretending = [decoder for decoder in pair if decoder.pretend(2, 9, seed=1)]
+    assert [decoder.cache for decoder in pretending] == ["in place"]
+    (decoder,) = pretending
+    first = decoder.step(np.array([1, 2]))
+    assert np.isfinite(first).all()
+    decoder.pretend(2, 9, seed=1)
+    np.testing.assert_allclose(decoder.step(np.array([1, 2])), first, **CLOSE)
+    decoder.pretend(2, 9, seed=2)
+    assert not np.allclose(decoder.step(np.array([1, 2])), first, **CLOSE)
+    want = pair[0].prefill(tokens(1, 7))
+    np.testing.assert_allclose(pair[1].prefill(tokens(1, 7)), want, **CLOSE)
+
+
 def test_results_are_the_callers(pair: tuple[Decoder, Decoder]) -> None:
     """What a step or a prompt returned is not overwritten by the next."""
     for decoder in pair:

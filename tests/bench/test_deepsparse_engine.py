@@ -61,3 +61,25 @@ def test_wrong_weights_are_caught_by_the_logits(package: Path) -> None:
     (engine,) = bench(package, package, engines=["deepsparse"], workload=WORK).engines
     assert engine.status == "not measured"
     assert "logits differ from ONNX Runtime's" in engine.reason
+
+
+def test_the_int8_variant_is_accelerated_and_is_the_model(package: Path) -> None:
+    import numpy as np
+
+    from tailcut.bench import variants
+    from tailcut.bench.engines import deepsparse_int8
+    from tailcut.bench.many import LIMITS, Row, reference, relative_l2
+    from tailcut.bench.worker import Worker
+
+    variants.prepare("deepsparse-int8", package)
+    assert deepsparse_int8.unfit(package, WORK) is None
+    launch = deepsparse_int8.launch(package, "decode", WORK)
+    with Worker(launch) as worker:
+        worker.ask("open", **launch.settings)
+        evidence, _ = worker.ask("describe")
+        tokens = np.random.default_rng(WORK.seed).integers(0, 258, (1, 8), np.int64)
+        _, arrays = worker.ask("logits", {"tokens": tokens})
+    assert deepsparse_int8.refuse(evidence) is None  # no part of the graph falls back
+    assert 0 < evidence["zeros_seen"] < 10_000  # counted when written: int8 rounding makes some
+    gap = relative_l2(arrays["logits"], reference(Row("onnxruntime", package, "float32"), WORK))
+    assert 1e-3 < gap < LIMITS["int8"]

@@ -25,7 +25,7 @@ find_python() {
 
 # the path is part of it: an editable install belongs to one checkout
 fingerprint() {
-    { pwd -P && cat pyproject.toml constraints.txt scripts/setup.sh setup.py kernels/build.py kernels/cpu/*; } | sha256sum | cut -d' ' -f1
+    { pwd -P && cat pyproject.toml constraints.txt scripts/setup.sh setup.py kernels/build.py kernels/cpu/*.cpp kernels/cpu/*.h; } | sha256sum | cut -d' ' -f1
 }
 
 if [ "$(git config --get core.symlinks 2>/dev/null || true)" = false ] || [ ! -d src/tailcut/compress ]; then

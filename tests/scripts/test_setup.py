@@ -27,7 +27,9 @@ def tree(tmp_path: Path) -> Path:
     (root / "scripts").mkdir(parents=True)
     (root / "src" / "tailcut" / "compress").mkdir(parents=True)
     (root / "kernels" / "cpu").mkdir(parents=True)
+    (root / "kernels" / "cpu" / "fuzz").mkdir()  # what is in there is not compiled into the library
     (root / "kernels" / "cpu" / "a.cpp").write_text("int a;\n")
+    (root / "kernels" / "cpu" / "a.h").write_text("extern int a;\n")
     for name in PARTS:
         (root / name).write_bytes((ROOT / name).read_bytes())
     return root
@@ -45,7 +47,7 @@ def fake_environment(root: Path, stamp: str) -> Path:
 
 
 def stamp_of(root: Path) -> str:
-    parts = [root / name for name in (*PARTS, "kernels/cpu/a.cpp")]
+    parts = [root / name for name in (*PARTS, "kernels/cpu/a.cpp", "kernels/cpu/a.h")]
     path = f"{root.resolve()}\n".encode()
     return hashlib.sha256(path + b"".join(part.read_bytes() for part in parts)).hexdigest() + "\n"
 
@@ -63,7 +65,7 @@ def test_an_environment_of_another_checkout_is_noticed(tree: Path) -> None:
     assert setup(moved, VENV=".venv").returncode != 0
 
 
-@pytest.mark.parametrize("changed", ["constraints.txt", "setup.py", "kernels/cpu/a.cpp"])
+@pytest.mark.parametrize("changed", ["constraints.txt", "setup.py", "kernels/cpu/a.cpp", "kernels/cpu/a.h"])
 def test_changes_are_noticed(tree: Path, changed: str) -> None:
     fake_environment(tree, stamp_of(tree))
     with (tree / changed).open("a") as stream:

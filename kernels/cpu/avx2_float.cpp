@@ -143,10 +143,11 @@ void float_direct(const Matrix& w, const float* x, int64_t m, float* y, int64_t 
   }
 }
 
-void float_compute(const Matrix& w, const float* x, int64_t m, float* y, int64_t ldy, int64_t row0, int64_t row1) {
+void float_compute(const Matrix& w, const float* x, const uint8_t* scratch, int64_t m, float* y, int64_t ldy, int64_t row0,
+                   int64_t row1) {
+  if (m > kDirectRows) return float_panels(w, x, reinterpret_cast<const float*>(scratch), m, y, ldy, row0, row1);
   if (w.format == Format::index) return float_index(w, x, m, y, ldy, row0, row1);
-  if (m <= kDirectRows) return float_direct(w, x, m, y, ldy, row0, row1);
-  float_panels(w, x, m, y, ldy, row0, row1);
+  float_direct(w, x, m, y, ldy, row0, row1);
 }
 
 }  // namespace tailcut::avx2

@@ -84,12 +84,12 @@ void finite_rows(const Matrix& w, const float* x, int64_t m, float* y, int64_t l
 
 // Rows of x that are not finite are multiplied by expanded weights, where columns that were dropped count.
 void float_index(const Matrix& w, const float* x, int64_t m, float* y, int64_t ldy, int64_t row0, int64_t row1) {
-  if (m > kIndexRows) return float_panels(w, x, m, y, ldy, row0, row1);
   for (int64_t i = 0, stop; i < m; i = stop) {
     const bool finite = all_finite(x + i * w.cols, w.cols);
     for (stop = i + 1; stop < m && all_finite(x + stop * w.cols, w.cols) == finite;) ++stop;
-    const auto some = finite ? finite_rows : float_panels;
-    some(w, x + i * w.cols, stop - i, y + i * ldy, ldy, row0, row1);
+    const float* rows = x + i * w.cols;
+    if (finite) finite_rows(w, rows, stop - i, y + i * ldy, ldy, row0, row1);
+    else float_panels(w, rows, nullptr, stop - i, y + i * ldy, ldy, row0, row1);
   }
 }
 

@@ -17,12 +17,13 @@ namespace {
 constexpr int64_t kPanelRows = 32;    // rows of weights expanded together; two tiles
 constexpr int64_t kChunkBlocks = 16;  // of 64 columns
 constexpr int64_t kChunk = kChunkBlocks * kBlock;
-constexpr int64_t kInputRows = 48;  // rows of x between two passes over the panel
+constexpr int64_t kStride = kChunk + 16;  // of rows: 4096 bytes would put all of them into the same cache sets
+constexpr int64_t kInputRows = 48;        // rows of x between two passes over the panel
 constexpr int64_t kQuad = 4;        // rows of weights in a tile
 
 struct Panel {
   float* at;
-  Panel() : at(static_cast<float*>(std::aligned_alloc(64, sizeof(float) * kPanelRows * kChunk))) {
+  Panel() : at(static_cast<float*>(std::aligned_alloc(64, sizeof(float) * kPanelRows * kStride))) {
     if (at == nullptr) throw std::bad_alloc();
   }
   Panel(const Panel&) = delete;
@@ -71,7 +72,7 @@ struct Tile {
   inline __attribute__((always_inline)) void step(const __m256 (&inputs)[M], const float* weights) {
 #pragma GCC unroll 4
     for (int r = 0; r < kQuad; ++r) {
-      const __m256 row = _mm256_load_ps(weights + r * kChunk);
+      const __m256 row = _mm256_load_ps(weights + r * kStride);
 #pragma GCC unroll 3
       for (int i = 0; i < M; ++i) sums[i][r] = _mm256_fmadd_ps(row, inputs[i], sums[i][r]);
     }
@@ -108,7 +109,7 @@ void multiply_panel(const float* x, int64_t ldx, int64_t m, int64_t columns, con
     for (int64_t row = 0; row < rows; row += kQuad) {
       target.first = first + row;
       target.count = rows - row < kQuad ? rows - row : kQuad;
-      const float* quad = panel + row * kChunk;
+      const float* quad = panel + row * kStride;
       for (int64_t i = block; i < stop;) {
         const int64_t left = stop - i;
         if (left == 1) {
@@ -139,7 +140,7 @@ struct RowReader {
   void expand(const Matrix& w, int64_t block0, int64_t count, float* panel) {
     const int64_t last = block0 + kChunkBlocks < w.blocks ? block0 + kChunkBlocks : w.blocks;
     for (int64_t r = 0; r < count; ++r) {
-      float* to = panel + r * kChunk;
+      float* to = panel + r * kStride;
       const uint8_t* from = values[r];
       for (int64_t b = block0; b < last; ++b) {
         for (int step = 0; step < 8; ++step, to += 8) {
@@ -187,7 +188,7 @@ struct SliceReader {
     const int64_t from = block0 * kBlock;
     const int64_t stop = block0 + kChunkBlocks < w.blocks ? from + kChunk : w.blocks * kBlock;
     for (int64_t lane = 0; lane < count; ++lane) {
-      float* to = panel + lane * kChunk;
+      float* to = panel + lane * kStride;
       for (int64_t at = 0; at < stop - from; at += 8) _mm256_store_ps(to + at, _mm256_setzero_ps());
       int64_t entry = next[lane], here = column[lane];
       for (; entry < entries; ++entry) {
@@ -203,43 +204,62 @@ struct SliceReader {
 };
 
 template <typename Reader>
-void panels(const Matrix& w, const float* x, int64_t m, float* y, int64_t ldy, int64_t row0, int64_t row1, int64_t height) {
+void panels(const Matrix& w, const float* x, const float* arranged, int64_t m, float* y, int64_t ldy, int64_t row0,
+            int64_t row1, int64_t height) {
   static thread_local Panel panel;
   const uint32_t* order = w.format == Format::index ? index_order(w) : nullptr;
   for (int64_t row = row0; row < row1; row += height) {
     const int64_t count = row1 - row < height ? row1 - row : height;
     Reader reader(w, row, count);
     const int64_t padded = (count + kQuad - 1) / kQuad * kQuad;
-    for (int64_t at = count * kChunk; at < padded * kChunk; at += 8) _mm256_store_ps(panel.at + at, _mm256_setzero_ps());
+    for (int64_t at = count * kStride; at < padded * kStride; at += 8) _mm256_store_ps(panel.at + at, _mm256_setzero_ps());
     for (int64_t block = 0; block < w.blocks; block += kChunkBlocks) {
       reader.expand(w, block, count, panel.at);
       const int64_t from = block * kBlock, columns = w.cols - from < kChunk ? w.cols - from : kChunk;
-      multiply_panel(x + from, w.cols, m, columns, panel.at, count, Target{y, ldy, order, row, kQuad, block > 0});
+      const Target target{y, ldy, order, row, kQuad, block > 0};
+      if (arranged != nullptr) multiply_panel(arranged + from / kChunk * m * kStride, kStride, m, columns, panel.at, count, target);
+      else multiply_panel(x + from, w.cols, m, columns, panel.at, count, target);
     }
   }
 }
 
 template <Kind K>
-void panels_of(const Matrix& w, const float* x, int64_t m, float* y, int64_t ldy, int64_t row0, int64_t row1) {
+void panels_of(const Matrix& w, const float* x, const float* arranged, int64_t m, float* y, int64_t ldy, int64_t row0, int64_t row1) {
   switch (w.format) {
-    case Format::dense: return panels<RowReader<K, Format::dense>>(w, x, m, y, ldy, row0, row1, kPanelRows);
-    case Format::bitmask: return panels<RowReader<K, Format::bitmask>>(w, x, m, y, ldy, row0, row1, kPanelRows);
-    default: return panels<SliceReader<K>>(w, x, m, y, ldy, row0, row1, kTile);
+    case Format::dense: return panels<RowReader<K, Format::dense>>(w, x, arranged, m, y, ldy, row0, row1, kPanelRows);
+    case Format::bitmask: return panels<RowReader<K, Format::bitmask>>(w, x, arranged, m, y, ldy, row0, row1, kPanelRows);
+    default: return panels<SliceReader<K>>(w, x, arranged, m, y, ldy, row0, row1, kTile);
   }
 }
 
 }  // namespace
 
-void float_panels(const Matrix& w, const float* x, int64_t m, float* y, int64_t ldy, int64_t row0, int64_t row1) {
+size_t float_scratch_bytes(const Matrix& w, int64_t m) {
+  if (m <= kDirectRows) return 0;
+  return size_t((w.cols + kChunk - 1) / kChunk * m * kStride) * sizeof(float);
+}
+
+// [chunk][row][kStride]
+void float_prepare(const Matrix& w, const float* x, int64_t m, int64_t first, int64_t last, uint8_t* scratch) {
+  auto* to = reinterpret_cast<float*>(scratch);
+  for (int64_t from = 0; from < w.cols; from += kChunk) {
+    const int64_t columns = w.cols - from < kChunk ? w.cols - from : kChunk;
+    float* chunk = to + from / kChunk * m * kStride;
+    for (int64_t i = first; i < last; ++i) std::memcpy(chunk + i * kStride, x + i * w.cols + from, size_t(columns) * sizeof(float));
+  }
+}
+
+void float_panels(const Matrix& w, const float* x, const float* arranged, int64_t m, float* y, int64_t ldy, int64_t row0,
+                  int64_t row1) {
   if (w.cols == 0) {
     for (int64_t i = 0; i < m; ++i)
       for (int64_t r = row0; r < row1; ++r) y[i * ldy + r] = 0.0f;  // every slot's row is in some range
     return;
   }
   switch (w.kind) {
-    case Kind::f32: return panels_of<Kind::f32>(w, x, m, y, ldy, row0, row1);
-    case Kind::f16: return panels_of<Kind::f16>(w, x, m, y, ldy, row0, row1);
-    default: return panels_of<Kind::bf16>(w, x, m, y, ldy, row0, row1);
+    case Kind::f32: return panels_of<Kind::f32>(w, x, arranged, m, y, ldy, row0, row1);
+    case Kind::f16: return panels_of<Kind::f16>(w, x, arranged, m, y, ldy, row0, row1);
+    default: return panels_of<Kind::bf16>(w, x, arranged, m, y, ldy, row0, row1);
   }
 }
 

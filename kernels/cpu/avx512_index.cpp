@@ -2,6 +2,7 @@
 #include "avx512.h"
 
 #if defined(TAILCUT_EMULATE) || (defined(__AVX512VBMI2__) && defined(__AVX512VNNI__))
+#include "avx512_ahead.h"
 #include "avx512_float.h"
 #include "index.h"
 

@@ -2,6 +2,7 @@
 #include "avx512.h"
 
 #if defined(TAILCUT_EMULATE) || (defined(__AVX512VBMI2__) && defined(__AVX512VNNI__))
+#include "avx512_ahead.h"
 #include "avx512_panels.h"
 
 namespace tailcut {
@@ -37,12 +38,13 @@ inline void dot_group(const Matrix& w, Weights* readers, const uint8_t* x, int64
 }
 
 template <class Weights, int R, int M>
-inline void dot_row(const Matrix& w, const uint8_t* x, int64_t m, float* y, int64_t ldy, int64_t row) {
+inline void dot_row(const Matrix& w, const uint8_t* x, int64_t m, float* y, int64_t ldy, int64_t row,
+                    int64_t last) {
   Weights readers[R];
   TAILCUT_UNROLL for (int r = 0; r < R; ++r) readers[r] = Weights(w, row + r);
   const float* scales = w.scales + (Weights::group_scales ? row * w.groups : row);
-  const int64_t bytes = static_cast<int64_t>(w.row_start[row + R] - w.row_start[row]), whole = w.blocks / 2;
-  Ahead ahead(w.data + w.row_start[row], bytes, whole, kAhead);
+  const int64_t whole = w.blocks / 2;
+  Ahead ahead(w, row, R, last, whole);
   Floats acc[R][M];
   TAILCUT_UNROLL for (int r = 0; r < R; ++r) TAILCUT_UNROLL for (int i = 0; i < M; ++i) acc[r][i] = zeros();
   for (int64_t g = 0; g < whole; ++g) {
@@ -57,10 +59,10 @@ inline void dot_row(const Matrix& w, const uint8_t* x, int64_t m, float* y, int6
 template <class Weights, int M>
 void dot_rows(const Matrix& w, const uint8_t* x, int64_t m, float* y, int64_t ldy, int64_t row0, int64_t row1) {
   constexpr int kRows = rows_at_once(M);
-  prefetch_lines(w.data + w.row_start[row0], kAhead);
+  ask_for_start(w, row0, row1);
   int64_t row = row0;
-  for (; row + kRows <= row1; row += kRows) dot_row<Weights, kRows, M>(w, x, m, y, ldy, row);
-  for (; row < row1; ++row) dot_row<Weights, 1, M>(w, x, m, y, ldy, row);
+  for (; row + kRows <= row1; row += kRows) dot_row<Weights, kRows, M>(w, x, m, y, ldy, row, row1);
+  for (; row < row1; ++row) dot_row<Weights, 1, M>(w, x, m, y, ldy, row, row1);
 }
 
 template <class Weights>

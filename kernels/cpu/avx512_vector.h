@@ -71,8 +71,11 @@ inline Floats where_finite(Floats x, Floats v) {  // v where x is finite, else 0
   return _mm512_maskz_mov_ps(_mm512_cmplt_epu32_mask(magnitude, _mm512_set1_epi32(0x7f800000)), v);
 }
 inline Floats gather(const float* base, Ints index) { return _mm512_i32gather_ps(index, base, 4); }
-inline __attribute__((always_inline)) void prefetch(const void* at) {  // else gcc takes it for a call without effect
-  _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T0); }
+// Assembler lines: a function that only prefetches counts as one without effect for gcc, which then drops its calls.
+inline void prefetch(const void* at) { __asm__ volatile("prefetcht0 %0" ::"m"(*static_cast<const char*>(at))); }
+inline void prefetch_far(const void* at) {  // not to the first cache
+  __asm__ volatile("prefetcht1 %0" ::"m"(*static_cast<const char*>(at)));
+}
 
 // acc + the sums of four products each: u unsigned bytes, s signed bytes.
 inline Ints dot_bytes(Ints acc, Ints u, Ints s) { return _mm512_dpbusd_epi32(acc, u, s); }
@@ -151,20 +154,6 @@ namespace {
 inline void prefetch_lines(const uint8_t* at, int64_t bytes) {
   for (int64_t line = 0; line < bytes; line += 64) prefetch(at + line);
 }
-
-// Asks for what lies a fixed distance ahead, evenly over a record: records follow one another without gaps, so masks and
-// values of the next ones come as one stream, each line once.
-struct Ahead {
-  const uint8_t* at;
-  int64_t step;
-  Ahead(const uint8_t* record, int64_t bytes, int64_t steps, int64_t distance)
-      : at(record + distance), step(bytes / (steps ? steps : 1) + 1) {}
-  inline void next() {
-    prefetch(at);
-    for (int64_t line = 64; line < step; line += 64) prefetch(at + line);
-    at += step;
-  }
-};
 
 }  // namespace
 }  // namespace tailcut

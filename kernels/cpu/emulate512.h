@@ -151,6 +151,7 @@ inline Floats gather(const float* base, Ints index) {
   return each_float([&](int i) { return base[get<int32_t>(index, i)]; });
 }
 inline void prefetch(const void*) {}
+inline void prefetch_far(const void*) {}
 
 inline Ints dot_bytes(Ints acc, Ints u, Ints s) {
   return each<int32_t>([&](int i) {

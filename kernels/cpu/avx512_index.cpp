@@ -1,4 +1,5 @@
-// The `index` format (index.h) with AVX-512: a lane is a row of the slice, columns run up by byte deltas, x is gathered.
+// The `index` format (index.h) with AVX-512: a lane is a row of the slice, columns run up by byte deltas, x is
+// gathered.
 #include "avx512.h"
 
 #if defined(TAILCUT_EMULATE) || (defined(__AVX512VBMI2__) && defined(__AVX512VNNI__))

@@ -212,7 +212,9 @@ void avx512::lanes_prepare(const Matrix& w, const float* x, int64_t m, int64_t f
     for (int64_t k = 0; k < columns_of(w); k += 16) {
       Floats v[16];
       for (int64_t j = 0; j < 16; ++j)
-        v[j] = start + j >= i && start + j < stop ? load_some(x + (start + j) * w.cols + k, lanes_of(w.cols - k)) : zeros();
+        v[j] = start + j < i || start + j >= stop
+                   ? zeros()
+                   : load_some(x + (start + j) * w.cols + k, lanes_of(w.cols - k));
       transpose(v);
       float* at = to + group * columns_of(w) + k * width + start - group;
       for (int64_t j = 0; j < 16; ++j) store_some(at + j * width, lanes, v[j]);

@@ -1,6 +1,7 @@
-// Many rows of x against an i8 or i4 matrix: 128 rows of W are expanded to bytes, 1024 columns at a time, and multiplied
-// with all tiles of x. Expanded rows, that stretch of x and the sums (128 KB, 512 KB, 256 KB at most) stay in the second
-// cache; x is read from farther away once for 128 rows. What multiplies (VPDPBUSD or AMX) is the parameter `Product`.
+// Many rows of x against an i8 or i4 matrix: 128 rows of W are expanded to bytes, 1024 columns at a time, and
+// multiplied with all tiles of x. Expanded rows, that stretch of x and the sums (128 KB, 512 KB, 256 KB at most)
+// stay in the second cache; x is read from farther away once for 128 rows. What multiplies (VPDPBUSD or AMX) is the
+// parameter `Product`.
 #pragma once
 
 #include "avx512_quantise.h"

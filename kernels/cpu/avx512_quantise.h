@@ -1,7 +1,7 @@
 // Activations of i8 and i4 matrices: int8 in groups of kGroup columns, in one of two arrangements.
 //
-//   rows   for few rows of x: per row groups * 128 int8, then starts [groups][16], then scales [groups]. A start is what
-//          an int32 sum must begin with so that weights stored with an offset come out right: -offset * (sum of the
+//   rows   for few rows of x: per row groups * 128 int8, then starts [groups][16], then scales [groups]. A start is
+//          what an int32 sum must begin with so that weights stored with an offset come out right: -offset * (sum of the
 //          int8 that the sum is over); one for each lane of the vector, so that every lane is exact by itself.
 //   tiles  for many rows: per 16 rows of x, per block of 64 columns 1 KB: [16 fours of columns][16 rows][4 columns],
 //          the order of VPDPBUSD and of an AMX tile; then scales [groups][16], then starts [groups][16].

@@ -14,7 +14,8 @@ All W are [out, in]; x float32 [..., in] -> y = x @ W^T [..., out].
     tailcut::SwiGLU(gate_up) -> silu(gate) * up                [..., 2 n] -> [..., n]
 
 The bodies are standard ops and compute in float32: weights are dequantised, activations untouched. (Kernels quantise
-activations to int8; that difference is theirs.) A runtime that folds constants decodes once, at load.
+activations to int8, or to two int8 parts where the attribute activation_bits of an integer op is 16; that difference is
+theirs.) A runtime that folds constants decodes once, at load.
 """
 
 from collections.abc import Callable, Iterable
@@ -33,6 +34,8 @@ SPARSE_INT8: Final = "SparseMatMulInt8"
 SPARSE_INT4: Final = "SparseMatMulInt4"
 DENSE_INT8: Final = "MatMulInt8"
 DENSE_INT4: Final = "MatMulInt4"
+INTEGER_OPS: Final = frozenset({SPARSE_INT8, SPARSE_INT4, DENSE_INT8, DENSE_INT4})
+ACTIVATION_BITS: Final = "activation_bits"  # for kernels: 8, or 16 (activations in two int8 parts)
 SWIGLU: Final = "SwiGLU"
 _DECODE: Final = "BitmaskToDense"
 NIBBLES: Final = "NibblesToInt4"
@@ -55,7 +58,8 @@ def _function(name: str, nodes: Nodes, opset: int) -> onnx.FunctionProto:
     inputs, output, _ = _BODIES[name]
     imports = [helper.make_opsetid("", opset), helper.make_opsetid(DOMAIN, 1)]
     uses_own = any(node.domain == DOMAIN for node in nodes)
-    return helper.make_function(DOMAIN, name, inputs, [output], nodes, imports[: 1 + uses_own])
+    attributes = [ACTIVATION_BITS] if name in INTEGER_OPS else []
+    return helper.make_function(DOMAIN, name, inputs, [output], nodes, imports[: 1 + uses_own], attributes)
 
 
 def _decode() -> Nodes:

@@ -16,6 +16,7 @@ import numpy as np
 from tailcut.allocation import Dense, LayerPlan
 from tailcut.errors import InputError
 from tailcut.export.forms import Form, Layout, Loss, check_layout, encode
+from tailcut.export.functions import ACTIVATION_BITS, INTEGER_OPS
 from tailcut.export.graph import Graph
 from tailcut.export.quantise import HALVES, Matrix, check_precision
 from tailcut.export.weights import Weights
@@ -31,21 +32,24 @@ class Storage:
     layout: Layout = "bitmask"
     weights: Precision = "float32"
     head: Precision = "float32"
+    activation_bits: int = 8  # of integer matrices, in the kernels
 
     @property
     def joins(self) -> bool:
         return self.layout == "bitmask"
 
 
-def storage(layout: str, weights: str, head: str | None) -> Storage:
+def storage(layout: str, weights: str, head: str | None, activation_bits: int = 8) -> Storage:
     """Checked settings. Without `head` it follows the weights, but integers are never below int8."""
     precision = check_precision(weights)
     chosen = check_layout(layout)
     if chosen == "dense" and precision in HALVES:
         raise InputError(f"{precision} weights exist only in the bitmask layout; leave out --layout dense")
-    if head is not None:
-        return Storage(chosen, precision, check_precision(head, get_args(HeadPrecision), "head"))
-    return Storage(chosen, precision, "int8" if precision == "int4" else precision)
+    if activation_bits not in (8, 16):
+        raise InputError(f"activations of integer weights have 8 or 16 bits, not {activation_bits}")
+    own = check_precision(head, get_args(HeadPrecision), "head") if head is not None else None
+    follows: Precision = "int8" if precision == "int4" else precision
+    return Storage(chosen, precision, own or follows, activation_bits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,8 @@ class Linears:
         """x @ W^T for a matrix that is written already; the node is called `node`, else as the matrix."""
         known = self.written[name]
         parts = [self.graph.again(part) for part in known.parts]
-        return self.graph.op(known.op, x, *parts, name=node or name, domain=known.domain)
+        bits = {ACTIVATION_BITS: self.storage.activation_bits} if known.op in INTEGER_OPS else {}
+        return self.graph.op(known.op, x, *parts, name=node or name, domain=known.domain, **bits)
 
     def write(self, name: str, form: Form) -> Written:
         """Store a form's parts and remember them."""

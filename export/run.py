@@ -74,6 +74,7 @@ def export(
     layout: Layout = "bitmask",
     weights: Precision = "float32",
     head: HeadPrecision | None = None,
+    activation_bits: int = 8,
     check: bool = True,
     overwrite: bool = False,
     report: Reporter = silent,
@@ -81,9 +82,10 @@ def export(
     """Write the package `out`; a failed check raises InputError and leaves `out` as it was.
 
     weights: how the matrices are rounded. head: the same for output head and token embedding; None follows the weights,
-    but gives int4 weights an int8 head.
+    but gives int4 weights an int8 head. activation_bits: 8 or 16, how the kernels round the activations of int8 and int4
+    matrices.
     """
-    chosen = storage(layout, weights, head)
+    chosen = storage(layout, weights, head, activation_bits)
     source = open_source(model_dir)
     with new_directory(out, overwrite=overwrite) as directory:
         report("export", 0, len(_STAGES), _STAGES[0])

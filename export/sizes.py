@@ -16,6 +16,7 @@ def facts(linears: Linears) -> Facts:
         "layout": storage.layout,
         "precision": storage.weights,
         "head_precision": storage.head,
+        "activation_bits": storage.activation_bits,
         "linear_bytes": blocks,
         "linear_bits_per_weight": 8 * blocks / weights,
         "head_bytes": head,

@@ -158,6 +158,7 @@ class CpuMatrix:
         )
         if self._handle is None:
             raise InputError(f"matrix {shape[0]} x {shape[1]}: {error.value.decode()}")
+        self._library.tailcut_set_fine(self._handle, int(activation_bits > 8))
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None) is not None:
@@ -214,6 +215,8 @@ def _open(path: str) -> ctypes.CDLL:
         *(ctypes.c_int32, ctypes.c_int32, ctypes.c_char_p, size),
     ]
     library.tailcut_packed_bytes.restype = ctypes.c_int64
+    library.tailcut_set_fine.argtypes = [pointer, ctypes.c_int32]
+    library.tailcut_set_fine.restype = None
     library.tailcut_free.argtypes = [pointer]
     library.tailcut_free.restype = None
     library.tailcut_describe.argtypes = [pointer, pointer]

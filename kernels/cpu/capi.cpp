@@ -89,6 +89,9 @@ TAILCUT_PUBLIC void* tailcut_pack(int32_t kind, int64_t rows, int64_t cols, cons
   return nullptr;
 }
 
+// Activations of an i8 or i4 matrix in two int8 parts from now on (fine.h), or in one.
+TAILCUT_PUBLIC void tailcut_set_fine(void* handle, int32_t fine) { static_cast<Handle*>(handle)->w->fine = fine != 0; }
+
 TAILCUT_PUBLIC void tailcut_free(void* handle) { delete static_cast<Handle*>(handle); }
 
 TAILCUT_PUBLIC void tailcut_describe(const void* handle, TailcutInfo* out) {

@@ -1,10 +1,12 @@
 // One product, spread over threads: the activations are arranged once, the rows of W are shared out.
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <new>
 
+#include "fine.h"
 #include "matrix.h"
 
 namespace tailcut {
@@ -13,8 +15,9 @@ namespace {
 constexpr int kKinds = 5, kFormats = 4, kIsas = 4;
 std::atomic<uint64_t> calls[kKinds][kFormats][kIsas];
 
-constexpr int64_t kTaskBytes = 64 << 10;  // below this a second thread costs more than it brings
-constexpr int64_t kMaxTasks = 32;         // several a thread: a thread that was held up takes fewer
+constexpr int64_t kTaskBytes = 64 << 10;     // below this a second thread costs more than it brings
+constexpr int64_t kStreamBytes = 768 << 10;  // a task reads on where it is: short tasks would keep starting anew
+constexpr int64_t kFewTasks = 4, kMaxTasks = 32;  // several a thread: a thread that was held up takes fewer
 constexpr int64_t kRowsOfX = 8;           // rows of x arranged by one task
 
 struct Job {
@@ -44,10 +47,8 @@ void compute_some(void* context, int64_t index) {
 int64_t tasks_for(const Matrix& w, int64_t m) {
   const int64_t tiles = (w.rows + kTile - 1) / kTile;
   const int64_t work = static_cast<int64_t>(w.data_bytes) * (m < 16 ? 1 : m / 8);
-  int64_t tasks = work / kTaskBytes;
-  if (tasks > kMaxTasks) tasks = kMaxTasks;
-  if (tasks > tiles) tasks = tiles;
-  return tasks < 1 ? 1 : tasks;
+  const int64_t most = std::min({tiles, work / kTaskBytes, kMaxTasks});
+  return std::max<int64_t>(1, std::min(most, std::max(kFewTasks, work / kStreamBytes)));
 }
 
 }  // namespace
@@ -65,19 +66,41 @@ uint8_t* Scratch::at_least(size_t wanted) {
   return data;
 }
 
-void matmul(const Matrix& w, const float* x, int64_t m, float* y, Parallel& parallel, Scratch& scratch) {
-  calls[static_cast<int>(w.kind)][static_cast<int>(w.format)][static_cast<int>(w.isa)].fetch_add(
-      1, std::memory_order_relaxed);
-  if (m <= 0 || w.rows == 0) return;
-  const size_t needed = w.kernels->scratch_bytes(w, m);
-  Job job{w, x, needed ? scratch.at_least(needed) : nullptr, m, y, tasks_for(w, m)};
-  if (needed) {
+namespace {
+
+// y [m, rows] with activations as the kernels quantise them; `scratch` holds scratch_bytes(w, m).
+void multiply(const Matrix& w, const float* x, int64_t m, float* y, Parallel& parallel, uint8_t* scratch) {
+  Job job{w, x, scratch, m, y, tasks_for(w, m)};
+  if (w.kernels->scratch_bytes(w, m)) {
     const int64_t parts = (m + kRowsOfX - 1) / kRowsOfX;
     if (parts == 1) prepare_some(&job, 0);
     else parallel.run(parts, prepare_some, &job);
   }
   if (job.tasks == 1) compute_some(&job, 0);
   else parallel.run(job.tasks, compute_some, &job);
+}
+
+// The two parts of the activations as twice as many rows, then their sum.
+void multiply_fine(const Matrix& w, const float* x, int64_t m, float* y, Parallel& parallel, Scratch& scratch) {
+  const size_t needed = w.kernels->scratch_bytes(w, 2 * m);
+  const auto inputs = static_cast<size_t>(2 * m * w.cols), outputs = static_cast<size_t>(2 * m * w.rows);
+  uint8_t* const base = scratch.at_least(needed + (inputs + outputs) * sizeof(float));
+  auto* const parts = reinterpret_cast<float*>(base + needed);
+  float* const sums = parts + inputs;
+  split_activations(x, m, w.cols, parts);
+  multiply(w, parts, 2 * m, sums, parallel, base);
+  for (int64_t j = 0; j < m * w.rows; ++j) y[j] = sums[j] + sums[m * w.rows + j];
+}
+
+}  // namespace
+
+void matmul(const Matrix& w, const float* x, int64_t m, float* y, Parallel& parallel, Scratch& scratch) {
+  calls[static_cast<int>(w.kind)][static_cast<int>(w.format)][static_cast<int>(w.isa)].fetch_add(
+      1, std::memory_order_relaxed);
+  if (m <= 0 || w.rows == 0) return;
+  if (w.fine && (w.kind == Kind::i8 || w.kind == Kind::i4)) return multiply_fine(w, x, m, y, parallel, scratch);
+  const size_t needed = w.kernels->scratch_bytes(w, m);
+  multiply(w, x, m, y, parallel, needed ? scratch.at_least(needed) : nullptr);
 }
 
 int counters(Counter* out, int capacity) {

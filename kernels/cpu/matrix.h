@@ -10,7 +10,7 @@
 //             each 64-column block starting at a whole byte.
 //   dense     per row: cols values, padded with zeros to 64 columns (i8: bytes, i4: nibbles as above).
 //   index     f32, f16, bf16 only, see index.h. Cheaper than bitmask when hardly anything is left.
-//   slots     i8 only, see slots.h. For processors without a byte expand instruction.
+//   slots     i8 and i4, see slots.h. For processors without a byte expand instruction.
 //
 // i8 bytes are w when `signed_bytes`, else w + 128 (what VPDPBUSD wants as its unsigned side).
 // Activations of i8 and i4 matrices are quantised to int8 in groups of kGroup columns (symmetric, round to nearest
@@ -66,6 +66,7 @@ struct Matrix {
   const uint64_t* row_start;  // [rows + 1] offsets into data of row records (bitmask, dense), else per format
   const float* scales;        // i8 [rows], i4 [rows, groups], else null
   const Kernels* kernels;     // the functions of `isa`
+  bool fine = false;          // i8, i4: activations in two int8 parts instead of one, see fine.h
   std::shared_ptr<void> memory;
 };
 

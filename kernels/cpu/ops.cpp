@@ -28,6 +28,7 @@ struct Kernel {
   const Api* api;
   const OpShape* shape;
   std::string where;          // for messages: operator and node
+  bool fine;                  // attribute activation_bits is above 8
   std::unique_ptr<Matrix> w;  // empty if the weights are computed by the graph: then they are packed in every run
   ~Kernel() {
     if (w) count_packed(-static_cast<int64_t>(w->data_bytes));
@@ -45,7 +46,18 @@ std::string node_name(const Api* api, const KernelInfo* info) {
 std::unique_ptr<Matrix> pack_inputs(const Kernel& k, const Tensor* inputs, std::string* error) {
   Source source;
   if (!source_of(*k.shape, inputs, &source, error)) return nullptr;
-  return pack(source, forced_isa(), forced_format(), error);
+  std::unique_ptr<Matrix> w = pack(source, forced_isa(), forced_format(), error);
+  if (w) w->fine = k.fine;
+  return w;
+}
+
+// 8 where a graph of an earlier version does not say.
+int64_t activation_bits(const Api* api, const KernelInfo* info) {
+  int64_t bits = 8;
+  Status* status = AttributeInt::of(api)(info, "activation_bits", &bits);
+  if (!status) return bits;
+  ReleaseStatus::of(api)(status);
+  return 8;
 }
 
 // The constant inputs 1 …; *all is false if one of them is computed at run time.
@@ -68,6 +80,7 @@ Status* make(const CustomOp* op, const Api* api, const KernelInfo* info, void** 
   auto kernel = std::make_unique<Kernel>();
   kernel->api = api, kernel->shape = &shape_of(op);
   kernel->where = std::string("tailcut::") + kernel->shape->name + " " + node_name(api, info) + ": ";
+  kernel->fine = activation_bits(api, info) > 8;
   Tensor inputs[kMaxInputs];
   bool all = false;
   if (Status* status = constants(*kernel, info, inputs, &all)) return status;

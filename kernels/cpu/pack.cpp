@@ -106,7 +106,7 @@ Format automatic_format(const Source& s, const Counted& c, Isa isa) {
   const int64_t all = s.rows * s.cols, bits = value_bits(s.kind);
   if (!s.mask || c.nonzeros * bits + all >= all * bits) return Format::dense;
   if (bits >= 16 && index_is_better(s, c, isa)) return Format::index;
-  if (s.kind == Kind::i8 && isa == Isa::avx2 && slots_are_better(s, c)) return Format::slots;
+  if (bits <= 8 && isa == Isa::avx2 && slots_are_better(s, c)) return Format::slots;
   return Format::bitmask;
 }
 
@@ -114,7 +114,7 @@ bool known(Isa isa, Format format, Kind kind, std::string* error) {
   const bool floats = value_bits(kind) >= 16;
   if (isa_available(isa) && (format == Format::dense || format == Format::bitmask)) return true;
   if (isa_available(isa) && format == Format::index && floats) return true;
-  if (isa_available(isa) && format == Format::slots && kind == Kind::i8 && isa == Isa::avx2) return true;
+  if (isa_available(isa) && format == Format::slots && !floats && isa == Isa::avx2) return true;
   *error = isa_available(isa) ? "this format does not exist for these values on this instruction set"
                               : std::string("this processor does not run ") + isa_name(isa);
   return false;

@@ -94,7 +94,7 @@ _SETTINGS: dict[str, tuple[str, ...]] = {
     "measure": ("metric", "device"),
     "allocate": ("sparsity", "pattern", "allocator", "metric", "tau", "granularity", "cap"),
     "compress": ("pruner", "calibration", "samples", "seqlen", "seed", "device"),
-    "export": ("engines", "context", "prompt_tokens", "weights", "head"),
+    "export": ("engines", "context", "prompt_tokens", "weights", "head", "activation_bits"),
     "quality": ("text", "text_context", "windows", "device"),
     "bench": ("engines", "threads", "prompt_tokens", "context", "new_tokens", "blocks", "seed"),
     "gate": ("min_speedup", "max_ppl_ratio"),
@@ -144,8 +144,16 @@ def _export(state: Run) -> None:
     from tailcut.export.run import export
 
     for source, name in ((state.model, "dense"), (state.out / "model", "package")):
-        weights, head = state.recipe.weights, state.recipe.head  # dense too: like is compared with like
-        export(source, state.out / name, weights=weights, head=head, overwrite=True, report=state.report)
+        recipe = state.recipe  # dense too: like is compared with like
+        export(
+            source,
+            state.out / name,
+            weights=recipe.weights,
+            head=recipe.head,
+            activation_bits=recipe.activation_bits,
+            overwrite=True,
+            report=state.report,
+        )
         if _static_reason(state.recipe) is None:
             _export_static(state, source, state.out / f"{name}-{STATIC_ENGINE}")
 

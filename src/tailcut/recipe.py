@@ -42,6 +42,7 @@ class Recipe:
     # the package
     weights: Precision = "float32"
     head: HeadPrecision | None = None  # output head and token embedding; None: as the weights, int8 beside int4
+    activation_bits: int = 8  # of int8 and int4 matrices, in the kernels: 8 or 16
     # the measuring
     engines: tuple[str, ...] = ("tailcut", "onnxruntime")
     threads: int | None = None  # None: all cores

@@ -53,6 +53,10 @@ def command(
         Head | None,
         typer.Option(help="Output head and token embedding. [default: as the weights, int8 beside int4]"),
     ] = None,
+    activation_bits: Annotated[
+        int,
+        typer.Option(help="How the kernels round activations of int8 and int4 matrices: 8, or 16 (slower, exacter)."),
+    ] = 8,
     variant: Annotated[
         Variant,
         typer.Option(help="onnx: one graph, dynamic sizes. deepsparse: decode.onnx and prefill.onnx of fixed sizes."),
@@ -86,6 +90,7 @@ def command(
                 layout=layout.value,
                 weights=weights.value,
                 head=head.value if head else None,
+                activation_bits=activation_bits,
                 check=not no_check,
                 overwrite=overwrite,
                 report=report,

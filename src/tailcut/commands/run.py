@@ -37,6 +37,9 @@ def command(
     head: Annotated[
         str | None, typer.Option(help="Head and embedding: float32, int8 or int4. [default: as the weights]")
     ] = None,
+    activation_bits: Annotated[
+        int | None, typer.Option(help="Activations of int8 and int4 matrices in the kernels: 8 or 16. [default: 8]")
+    ] = None,
     engines: Annotated[
         str | None, typer.Option(help="Comma-separated; the first is judged. [default: tailcut,onnxruntime]")
     ] = None,

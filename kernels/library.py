@@ -134,6 +134,7 @@ class CpuMatrix:
         scales: Floats | None = None,
         isa: Isa = "auto",
         format: Format = "auto",
+        activation_bits: int = 8,
         path: Path | None = None,
     ) -> None:
         if values.dtype not in KINDS:

@@ -17,6 +17,8 @@ from typing import Any
 import cpu_decode  # beside this script
 import cpu_engines
 import cpu_engines_table
+import cpu_kernels
+import cpu_quality
 import numpy as np
 
 from tailcut import codec
@@ -77,6 +79,26 @@ def engines() -> str:
     return cpu_engines_table.render(cpu_engines.read(RESULTS / "cpu_engines.json"))
 
 
+def engines_avx512() -> str:
+    """The same script on a machine with AVX-512 and AMX."""
+    return cpu_engines_table.render(cpu_engines.read(RESULTS / "cpu_engines_avx512.json"))
+
+
+def engines_avx512_at_80() -> str:
+    """80 % sparsity on two threads of that machine."""
+    return cpu_engines_table.summary(cpu_engines.read(RESULTS / "cpu_engines_avx512.json"))
+
+
+def kernels() -> str:
+    """Share of the read bandwidth of the product kernels."""
+    return cpu_kernels.render(json.loads((RESULTS / "cpu_kernels.json").read_bytes()))
+
+
+def deployed_quality() -> str:
+    """Perplexity through the kernels against the same stored weights."""
+    return cpu_quality.render(json.loads((RESULTS / "cpu_quality.json").read_bytes()))
+
+
 def engines_at_80() -> str:
     """80 % sparsity on two threads."""
     return cpu_engines_table.summary(cpu_engines.read(RESULTS / "cpu_engines.json"))
@@ -133,6 +155,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "cpu_decode": decode,
     "cpu_engines": engines,
     "cpu_engines_80": engines_at_80,
+    "cpu_engines_avx512": engines_avx512,
+    "cpu_engines_avx512_80": engines_avx512_at_80,
+    "cpu_kernels": kernels,
+    "cpu_quality": deployed_quality,
     "esd": esd,
     "demo": demo,
 }

@@ -113,6 +113,18 @@ def test_a_dense_model_keeps_whole_matrices(tiny_model: Model, tmp_path: Path) -
         assert set(kinds.values()) == {kind}
 
 
+def test_activation_bits_reach_every_integer_matrix(tiny_model: Model, tmp_path: Path) -> None:
+    manifest = export(tiny_model("llama"), tmp_path / "p", weights="int8", activation_bits=16)  # also against torch
+    for name in ("model.onnx", "fused.onnx"):
+        nodes = onnx.load(tmp_path / "p" / name, load_external_data=False).graph.node
+        found = [a.i for node in nodes if "Int8" in node.op_type for a in node.attribute if a.name == "activation_bits"]
+        assert found
+        assert set(found) == {16}
+    assert manifest.details["activation_bits"] == 16
+    with pytest.raises(InputError, match="8 or 16 bits, not 12"):
+        storage("bitmask", "int8", None, 12)
+
+
 def test_settings() -> None:
     assert storage("bitmask", "int4", None) == Storage("bitmask", "int4", "int8")
     assert storage("bitmask", "int4", "int4").head == "int4"

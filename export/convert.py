@@ -17,7 +17,7 @@ from tailcut import __version__
 from tailcut.bitmask import unpack
 from tailcut.errors import InputError
 from tailcut.export.forms import Form, Layout, check_layout, float_form, half_form, integer_form
-from tailcut.export.functions import DOMAIN, MATRIX_FUNCTIONS, functions_for
+from tailcut.export.functions import DOMAIN, INTEGER_OPS, MATRIX_FUNCTIONS, functions_for
 from tailcut.export.fused import FUSED_NAME
 from tailcut.export.graph import DATA_NAME, MODEL_NAME, DataFile
 from tailcut.export.run import check_structure, write_model
@@ -143,8 +143,9 @@ def _rewritten(before: onnx.ModelProto, rewrite: Rewrite, names: list[str]) -> o
     for node in model.graph.node:
         if node.name in rewrite.forms:
             op, domain, parts = rewrite.forms[node.name]
-            inputs, outputs = [node.input[0], *parts], list(node.output)
-            node.CopyFrom(helper.make_node(op, inputs, outputs, name=node.name, domain=domain))
+            made = helper.make_node(op, [node.input[0], *parts], list(node.output), name=node.name, domain=domain)
+            made.attribute.extend(node.attribute if op in INTEGER_OPS else [])
+            node.CopyFrom(made)
     del model.graph.initializer[:], model.functions[:], model.opset_import[:]
     model.graph.initializer.extend(rewrite.made[name] for name in names)
     _import_functions(model, before)

@@ -58,8 +58,10 @@ def _function(name: str, nodes: Nodes, opset: int) -> onnx.FunctionProto:
     inputs, output, _ = _BODIES[name]
     imports = [helper.make_opsetid("", opset), helper.make_opsetid(DOMAIN, 1)]
     uses_own = any(node.domain == DOMAIN for node in nodes)
-    attributes = [ACTIVATION_BITS] if name in INTEGER_OPS else []
-    return helper.make_function(DOMAIN, name, inputs, [output], nodes, imports[: 1 + uses_own], attributes)
+    made = helper.make_function(DOMAIN, name, inputs, [output], nodes, imports[: 1 + uses_own])
+    if name in INTEGER_OPS:
+        made.attribute_proto.append(helper.make_attribute(ACTIVATION_BITS, 8))
+    return made
 
 
 def _decode() -> Nodes:

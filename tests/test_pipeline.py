@@ -113,6 +113,8 @@ def test_ctrl_c_says_how_to_go_on(tiny_model: TinyModel, tmp_path: Path) -> None
     process = subprocess.Popen(
         command(tiny_model("llama"), tmp_path / "out"),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(tmp_path),
+        # a shell that starts the tests in the background leaves Ctrl-C ignored, and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 no other threads here
     )  # fmt: skip
     deadline = time.monotonic() + 60
     while not (tmp_path / "out" / "recipe.json").exists() and time.monotonic() < deadline:

@@ -39,7 +39,7 @@ def describe(body: Dict[str, Any], arrays: Dict[str, Any]) -> wire.Frame:
     return {
         **known,
         "kernels": ", ".join(f"{name} {count} times a token" for name, count in calls.items()) or "none of tailcut's",
-        "calls": calls,
+        "calls_a_token": sum(calls.values()),
         "sparse_kernel": any(name.split()[1] != "dense" for name in calls),
         "isa": library.best_isa(),
         "matrix_gap": gap,

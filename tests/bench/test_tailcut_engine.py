@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from tailcut import codec
 from tailcut.bench import engines
 from tailcut.bench.engines import onnxruntime
 from tailcut.bench.pair import allowed_gap
+from tailcut.bench.run import bench
 from tailcut.bench.worker import Worker
 from tailcut.export.run import export
 from tailcut.kernels import library
 from tailcut.manifest import read_manifest
-from tailcut.results import Workload
+from tailcut.results import BenchResult, Workload
 
 tailcut = engines.load("tailcut")
 WORKLOAD = Workload(batch=2, prompt_tokens=8, new_tokens=4, context=32, threads=1, blocks=1)
@@ -67,7 +69,7 @@ def test_the_kernels_run_and_prove_it(package: Path) -> None:
     assert tailcut.refuse(evidence) is None
     proof = tailcut.engagement(evidence, zeros(package))
     assert proof.proven, proof
-    calls = sum(evidence["calls"].values())
+    calls = evidence["calls_a_token"]
     quantised = package.name.endswith("int8")
     assert calls == 3 * 4 + quantised  # qkv, o, gate and up, down of three blocks; the quantised head
     assert evidence["cache"] == "in place"
@@ -104,3 +106,12 @@ def test_a_missing_library_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert tailcut.available() is None
     monkeypatch.setattr(library, "LIBRARY", tmp_path / "none.so")
     assert "tailcut engines install tailcut" in str(tailcut.available())
+
+
+def test_evidence_survives_the_result_file(package: Path) -> None:
+    """Only plain values may be in it: a result is written as JSON and read by the gate."""
+    work = Workload(prompt_tokens=8, new_tokens=4, context=32, threads=1, blocks=2, prefill_blocks=1)
+    result = bench(package, package, engines=["tailcut"], workload=work)
+    again = codec.from_json(BenchResult, codec.to_json(result), "result")
+    assert again.engines[0].dense is not None, again.engines[0].reason
+    assert again.engines[0].dense.evidence["calls_a_token"]

@@ -16,7 +16,8 @@ import onnxruntime
 from onnx import TensorProto, helper
 
 from tailcut.bench.quantise import int8_columns
-from tailcut.bench.stored import DATA_NAME, StoredGraph, TensorFile, is_linear, open_graph, rewritten, weight_of
+from tailcut.bench.stored import StoredGraph, TensorFile, is_linear, open_graph, rewritten, weight_of
+from tailcut.kernels.package import DATA_NAME
 from tailcut.kernels.session import session_options
 from tailcut.manifest import verify
 

@@ -19,12 +19,13 @@ import onnx
 from onnx import helper
 
 from tailcut.bench.quantise import BLOCK, REDUCED, Floats, int8_columns, nbit_blocks
-from tailcut.bench.stored import DATA_NAME, Array, StoredGraph, TensorFile, is_linear, open_graph, rewritten, weight_of
+from tailcut.bench.stored import Array, StoredGraph, TensorFile, is_linear, open_graph, rewritten, weight_of
 from tailcut.errors import InputError
+from tailcut.kernels.package import DATA_NAME, FUSED_NAME, MODEL_NAME
 from tailcut.manifest import verify
 
 Bits = Literal[8, 4]
-GRAPHS: Final = ("fused.onnx", "model.onnx")  # best first
+GRAPHS: Final = (FUSED_NAME, MODEL_NAME)  # best first
 ACCURACY_LEVEL: Final = 4
 _DOMAIN: Final = "com.microsoft"
 _CHUNK: Final = 4096  # output columns quantised at a time: bounds the memory of a large output matrix

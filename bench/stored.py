@@ -1,10 +1,9 @@
 """Graphs with external weights, read and rewritten one tensor at a time: what makes an engine's variant of a package."""
 
-import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +11,9 @@ import onnx
 from onnx import TensorProto, helper
 
 from tailcut.errors import InputError
-from tailcut.kernels.package import locate, read_model
+from tailcut.kernels.package import DATA_NAME, append_tensor, locate, read_model
 
 Array = npt.NDArray[Any]
-DATA_NAME: Final = "model.onnx.data"
-_INLINE_BYTES: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +67,7 @@ class TensorFile:
 
     def store(self, name: str, array: Array) -> str:
         if name not in self.stored:
-            self.stored[name] = self._append(name, array)
+            self.stored[name] = append_tensor(self.stream, DATA_NAME, name, array)
         return name
 
     def keep(self, name: str, graph: StoredGraph) -> None:
@@ -80,19 +77,6 @@ class TensorFile:
             self.store(name, graph.array(name))
         else:
             self.stored.setdefault(name, tensor)
-
-    def _append(self, name: str, array: Array) -> TensorProto:
-        data = np.ascontiguousarray(array)
-        kind = helper.np_dtype_to_tensor_dtype(data.dtype)
-        if data.nbytes < _INLINE_BYTES:
-            return helper.make_tensor(name, kind, array.shape, data.tobytes(), raw=True)
-        place = -(-self.stream.tell() // mmap.PAGESIZE) * mmap.PAGESIZE
-        self.stream.write(b"\0" * (place - self.stream.tell()))
-        self.stream.write(data.reshape(-1).view(np.uint8).data)
-        tensor = TensorProto(name=name, dims=array.shape, data_type=kind, data_location=TensorProto.EXTERNAL)
-        for key, value in (("location", DATA_NAME), ("offset", place), ("length", data.nbytes)):
-            tensor.external_data.add(key=key, value=str(value))
-        return tensor
 
 
 def rewritten(graph: StoredGraph, nodes: list[onnx.NodeProto], file: TensorFile, domain: str = "") -> onnx.ModelProto:

@@ -12,7 +12,7 @@ from typing import Final
 import onnx
 from onnx import helper
 
-from tailcut.export.functions import DOMAIN
+from tailcut.kernels.stored import DOMAIN
 
 MICROSOFT: Final = "com.microsoft"
 ATTENTION: Final = "GroupQueryAttention"

@@ -25,13 +25,12 @@ import onnxruntime
 
 from tailcut.checkpoint import Checkpoint
 from tailcut.errors import InputError, MissingEnvironmentError
-from tailcut.export.fused import FUSED_NAME
 from tailcut.export.fused_check import FusedRunner
-from tailcut.export.graph import MODEL_NAME
 from tailcut.export.layouts import Storage
 from tailcut.export.quantise import round_trip
 from tailcut.export.spec import DecoderSpec
 from tailcut.kernels.decoder import Decoder, Ints
+from tailcut.kernels.package import FUSED_NAME, MODEL_NAME
 from tailcut.kernels.session import session_options
 from tailcut.quantised import Precision
 

@@ -17,13 +17,12 @@ from tailcut import __version__
 from tailcut.bitmask import unpack
 from tailcut.errors import InputError
 from tailcut.export.forms import Form, Layout, check_layout, float_form, half_form, integer_form
-from tailcut.export.functions import DOMAIN, INTEGER_OPS, MATRIX_FUNCTIONS, functions_for
-from tailcut.export.fused import FUSED_NAME
-from tailcut.export.graph import DATA_NAME, MODEL_NAME, DataFile
+from tailcut.export.functions import INTEGER_OPS, MATRIX_FUNCTIONS, functions_for
+from tailcut.export.graph import DataFile
 from tailcut.export.run import check_structure, write_model
 from tailcut.files import new_directory
-from tailcut.kernels.package import Package, open_package
-from tailcut.kernels.stored import is_stored, stored_matrix
+from tailcut.kernels.package import DATA_NAME, FUSED_NAME, MODEL_NAME, Package, open_package
+from tailcut.kernels.stored import DOMAIN, is_stored, stored_matrix
 from tailcut.manifest import Manifest, file_entries, write_manifest
 from tailcut.progress import Reporter, silent
 

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import onnx
 
 from tailcut.export.forms import integer_form
-from tailcut.export.functions import DOMAIN, NIBBLES
+from tailcut.export.functions import NIBBLES
 from tailcut.export.graph import Graph
 from tailcut.export.layouts import Linears
 from tailcut.export.quantise import HALVES, quantise, to_half
 from tailcut.export.spec import DecoderSpec
 from tailcut.export.weights import Weights
+from tailcut.kernels.stored import DOMAIN
 from tailcut.quantised import GROUP
 
 

@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 from tailcut.bitmask import Array, Packed, nonzero_bits, pack
 from tailcut.errors import InputError
-from tailcut.export.functions import DENSE_INT4, DENSE_INT8, DOMAIN, SPARSE_INT4, SPARSE_INT8, SPARSE_MATMUL
+from tailcut.export.functions import DENSE_INT4, DENSE_INT8, SPARSE_INT4, SPARSE_INT8, SPARSE_MATMUL
 from tailcut.export.quantise import HALVES, Matrix, quantise, to_half
+from tailcut.kernels.stored import DOMAIN
 from tailcut.quantised import Integers, Precision, Scales, dequantise, pack_nibbles
 
 Layout = Literal["bitmask", "dense"]

@@ -26,9 +26,9 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from tailcut.kernels.stored import DOMAIN
 from tailcut.quantised import GROUP
 
-DOMAIN: Final = "tailcut"
 SPARSE_MATMUL: Final = "SparseMatMul"
 SPARSE_INT8: Final = "SparseMatMulInt8"
 SPARSE_INT4: Final = "SparseMatMulInt4"

@@ -24,12 +24,12 @@ import onnx
 from tailcut.export.attention import ATTENTION, MICROSOFT
 from tailcut.export.blocks import Emitter
 from tailcut.export.decoder import IR_VERSION
-from tailcut.export.functions import DOMAIN, SWIGLU
+from tailcut.export.functions import SWIGLU
 from tailcut.export.graph import Graph
 from tailcut.export.layouts import Storage
 from tailcut.export.spec import AttentionSpec, BlockSpec, DecoderSpec, MlpSpec, Rotary
+from tailcut.kernels.stored import DOMAIN
 
-FUSED_NAME: Final = "fused.onnx"
 MAX_POSITIONS: Final = 32768
 _HEAD_MULTIPLE: Final = 16  # ONNX Runtime rotates heads of such widths only
 _TABLE_MULTIPLE: Final = 8  # and half of the rotated channels must be a multiple of this

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Final, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +18,9 @@ from onnx import TensorProto, helper
 from tailcut import __version__
 from tailcut.bitmask import Array
 from tailcut.export.attention import ATTENTION, MICROSOFT, attention_function
-from tailcut.export.functions import DOMAIN, functions_for
-
-DATA_NAME: Final = "model.onnx.data"
-MODEL_NAME: Final = "model.onnx"
-_ALIGNMENT: Final = 4096
-_INLINE_BYTES: Final = 1024  # readers of external data want small tensors (shapes above all) inline
+from tailcut.export.functions import functions_for
+from tailcut.kernels.package import append_tensor
+from tailcut.kernels.stored import DOMAIN
 
 
 class DataFile:
@@ -54,24 +51,8 @@ class DataFile:
 
     def store(self, name: str, array: Array) -> TensorProto:
         """Append one tensor (or keep it inline when small) and describe it."""
-        data = np.ascontiguousarray(array)
-        if data.nbytes < _INLINE_BYTES:
-            tensor = helper.make_tensor(name, _onnx_type(data), array.shape, data.tobytes(), raw=True)
-        else:
-            tensor = self._append(name, data)
-        self._places[name] = tensor
-        return tensor
-
-    def _append(self, name: str, data: npt.NDArray[Any]) -> TensorProto:
-        end = self._stream.tell()
-        place = -(-end // _ALIGNMENT) * _ALIGNMENT
-        self._stream.write(b"\0" * (place - end))
-        self._stream.write(data.reshape(-1).view(np.uint8).data)
-        tensor = TensorProto(name=name, dims=data.shape, data_type=_onnx_type(data))
-        tensor.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", self._path.name), ("offset", place), ("length", data.nbytes)):
-            tensor.external_data.add(key=key, value=str(value))
-        return tensor
+        self._places[name] = append_tensor(self._stream, self._path.name, name, array)
+        return self._places[name]
 
 
 @dataclass(slots=True)

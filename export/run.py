@@ -21,13 +21,14 @@ from tailcut.export.blocks import Emitter
 from tailcut.export.check import check_package
 from tailcut.export.decoder import OPSET, build_decoder
 from tailcut.export.forms import Layout
-from tailcut.export.fused import FUSED_NAME, build_fused, why_not
-from tailcut.export.graph import DATA_NAME, MODEL_NAME, DataFile, Graph
+from tailcut.export.fused import build_fused, why_not
+from tailcut.export.graph import DataFile, Graph
 from tailcut.export.layouts import Linears, Storage, storage
 from tailcut.export.sizes import facts
 from tailcut.export.spec import DecoderSpec
 from tailcut.export.weights import Weights
 from tailcut.files import new_directory
+from tailcut.kernels.package import DATA_NAME, FUSED_NAME, MODEL_NAME
 from tailcut.manifest import Manifest, RealisedLayer, file_entries, try_manifest, write_manifest
 from tailcut.progress import Reporter, silent
 from tailcut.quantised import HeadPrecision, Precision

@@ -24,7 +24,7 @@ import onnx
 
 from tailcut.errors import InputError
 from tailcut.export.blocks import Emitter
-from tailcut.export.graph import DATA_NAME, DataFile, Graph
+from tailcut.export.graph import DataFile, Graph
 from tailcut.export.layouts import Linears, Storage
 from tailcut.export.run import (
     Details,
@@ -39,6 +39,7 @@ from tailcut.export.run import (
 from tailcut.export.spec import DecoderSpec, Rotary
 from tailcut.export.static_check import check_static
 from tailcut.files import new_directory
+from tailcut.kernels.package import DATA_NAME
 from tailcut.manifest import Manifest, RealisedLayer, write_manifest
 from tailcut.progress import Reporter, silent
 

@@ -8,7 +8,7 @@ import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,10 @@ from tailcut.files import flat_name
 from tailcut.manifest import Manifest, verify
 
 MODEL_NAME: Final = "model.onnx"
+FUSED_NAME: Final = "fused.onnx"  # the graph with a cache in place, where the model's family has one
+DATA_NAME: Final = "model.onnx.data"
+_ALIGNMENT: Final = 4096  # a runtime maps whole pages
+_INLINE_BYTES: Final = 1024  # readers of external data want small tensors (shapes above all) inline
 _MAX_MODEL_BYTES: Final = (1 << 31) - 1  # protobuf's own limit
 
 
@@ -94,6 +98,22 @@ def locate(tensor: onnx.TensorProto, directory: Path) -> Place:
             f"its entry says {length} at offset {offset}"
         )
     return Place(flat_name(entries.get("location", "")), offset, count, dtype)
+
+
+def append_tensor(stream: BinaryIO, location: str, name: str, array: npt.NDArray[Any]) -> onnx.TensorProto:
+    """Append an array to the data file `location`, open as `stream`, and describe it; small ones stay in the graph."""
+    data = np.ascontiguousarray(array)
+    kind = int(helper.np_dtype_to_tensor_dtype(data.dtype))
+    if data.nbytes < _INLINE_BYTES:
+        return helper.make_tensor(name, kind, array.shape, data.tobytes(), raw=True)
+    end = stream.tell()
+    place = -(-end // _ALIGNMENT) * _ALIGNMENT
+    stream.write(b"\0" * (place - end))
+    stream.write(data.reshape(-1).view(np.uint8).data)
+    tensor = onnx.TensorProto(name=name, dims=array.shape, data_type=kind, data_location=onnx.TensorProto.EXTERNAL)
+    for key, value in (("location", location), ("offset", place), ("length", data.nbytes)):
+        tensor.external_data.add(key=key, value=str(value))
+    return tensor
 
 
 def _checked(tensor: onnx.TensorProto, directory: Path, sizes: Mapping[str, int]) -> str:

@@ -21,11 +21,10 @@ from tailcut.bitmask import Packed
 from tailcut.errors import InputError
 from tailcut.kernels import library
 from tailcut.kernels.arena import Arena
-from tailcut.kernels.package import MODEL_NAME, Package, open_package
+from tailcut.kernels.package import FUSED_NAME, MODEL_NAME, Package, open_package
 from tailcut.kernels.stored import is_stored, stored_matrices
 
 _EXPANDED: Final = ".expanded"  # added to a matrix's name: no stored tensor is called so
-FUSED_NAME: Final = "fused.onnx"  # the graph with a cache in place, where the model's family has one
 Kernels = Literal["auto", "require", "off"]
 Array = npt.NDArray[Any]
 

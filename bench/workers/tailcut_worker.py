@@ -50,8 +50,7 @@ def describe(body: Dict[str, Any], arrays: Dict[str, Any]) -> wire.Frame:
 
 def _plain_bytes(package: Path, fused: bool) -> int:
     """Bytes of the matrices that ONNX Runtime multiplies with itself."""
-    from tailcut.kernels.package import MODEL_NAME, read_model
-    from tailcut.kernels.session import FUSED_NAME
+    from tailcut.kernels.package import FUSED_NAME, MODEL_NAME, read_model
 
     graph = read_model(package / (FUSED_NAME if fused else MODEL_NAME)).graph
     used = {name for node in graph.node if node.op_type in ("MatMul", "Gemm") for name in node.input}

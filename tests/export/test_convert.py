@@ -10,11 +10,11 @@ import pytest
 
 from tailcut.errors import InputError
 from tailcut.export.convert import convert
-from tailcut.export.functions import DOMAIN
-from tailcut.export.fused import FUSED_NAME
 from tailcut.export.run import export
 from tailcut.export.static import export_deepsparse
 from tailcut.kernels.decoder import Decoder
+from tailcut.kernels.package import FUSED_NAME
+from tailcut.kernels.stored import DOMAIN
 
 Model = Callable[..., Path]
 

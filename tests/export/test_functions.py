@@ -12,8 +12,9 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from tailcut.export.forms import Form, encode
-from tailcut.export.functions import DOMAIN, SWIGLU, functions_for
+from tailcut.export.functions import SWIGLU, functions_for
 from tailcut.export.quantise import round_trip
+from tailcut.kernels.stored import DOMAIN
 
 OPSET = 21
 # a row of one weight, columns that end inside a byte or a group, nothing left, nothing cut

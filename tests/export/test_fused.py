@@ -10,9 +10,10 @@ import onnxruntime
 import pytest
 
 from tailcut.errors import InputError
-from tailcut.export.fused import FUSED_NAME, MAX_POSITIONS
+from tailcut.export.fused import MAX_POSITIONS
 from tailcut.export.fused_check import FusedRunner
 from tailcut.export.run import export
+from tailcut.kernels.package import FUSED_NAME
 
 Model = Callable[..., Path]
 WIDE = {"head_dim": 16}  # ONNX Runtime's GroupQueryAttention rotates heads of a multiple of 16 only

@@ -10,8 +10,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from tailcut.export.attention import ATTENTION, attention_function
-from tailcut.export.functions import DOMAIN
 from tailcut.kernels import library
+from tailcut.kernels.stored import DOMAIN
 
 Array = npt.NDArray[Any]
 pytestmark = pytest.mark.skipif(library.find() is None, reason=str(library.problem()))

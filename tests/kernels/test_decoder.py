@@ -10,7 +10,8 @@ import pytest
 from tailcut.errors import InputError, MissingEnvironmentError
 from tailcut.kernels import library
 from tailcut.kernels.decoder import Decoder
-from tailcut.kernels.session import FUSED_NAME, decoding_graph, load_session
+from tailcut.kernels.package import FUSED_NAME
+from tailcut.kernels.session import decoding_graph, load_session
 
 Export = Callable[..., Path]
 # Both sum float32 products in other orders, through three blocks; a wrong position, mask or cache row changes logits of

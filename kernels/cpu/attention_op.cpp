@@ -76,15 +76,6 @@ Attention described(const Kernel& k, const Tensor* in) {
   return a;
 }
 
-Status* output(const Kernel& k, Context* context, size_t index, const int64_t* dims, size_t rank, float** data) {
-  Value* value = nullptr;
-  void* raw = nullptr;
-  if (Status* status = GetOutput::of(k.api)(context, index, dims, rank, &value)) return status;
-  if (Status* status = TensorData::of(k.api)(value, &raw)) return status;
-  *data = static_cast<float*>(raw);
-  return nullptr;
-}
-
 void keep(const Tensor& past, float* present) {
   if (present != past.data && past.count()) std::memcpy(present, past.data, past.bytes());
 }
@@ -96,9 +87,9 @@ Status* compute(const Kernel& k, Context* context) {
   Attention a = described(k, in);
   if (const char* sentence = why_not(a)) return refused(k, sentence);
   const int64_t dims[3] = {a.batch, a.sequence, a.heads * a.head_dim};
-  if (Status* status = output(k, context, 0, dims, 3, &a.out)) return status;
-  if (Status* status = output(k, context, 1, in[kPastKey].dims, 4, &a.keys)) return status;
-  if (Status* status = output(k, context, 2, in[kPastValue].dims, 4, &a.values)) return status;
+  if (Status* status = output(k.api, context, 0, dims, 3, &a.out)) return status;
+  if (Status* status = output(k.api, context, 1, in[kPastKey].dims, 4, &a.keys)) return status;
+  if (Status* status = output(k.api, context, 2, in[kPastValue].dims, 4, &a.values)) return status;
   keep(in[kPastKey], a.keys), keep(in[kPastValue], a.values);
   SessionThreads threads(k.api, context);
   std::unique_ptr<Scratch> scratch = scratch_pool().take();

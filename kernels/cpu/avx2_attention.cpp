@@ -2,30 +2,23 @@
 
 #if defined(__AVX2__)
 
-#include <immintrin.h>
-
 #include <cstring>
 
 #include "attention.h"
 #include "avx2.h"
+#include "avx2_exp.h"
 
 namespace tailcut {
 namespace avx2 {
 namespace {
 
-// exp of eight values <= 0 (NaN stays NaN). 2^n * p(r), r = x - n ln 2 in two parts, p of degree 6: within 2 ulp.
+// exp of eight values <= 0 (NaN stays NaN); 0 where it would be subnormal.
 __m256 exponential(__m256 x) {
   const __m256 lowest = _mm256_set1_ps(-87.3f);
-  const __m256 too_low = _mm256_cmp_ps(x, lowest, _CMP_LT_OQ);
-  const __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
-  r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);
-  __m256 p = _mm256_set1_ps(1.0f / 720);
-  for (float c : {1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(c));
-  const __m256i exponent = _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23);
-  const __m256 scaled = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), exponent));
-  const __m256 value = _mm256_andnot_ps(too_low, scaled);
-  return _mm256_blendv_ps(value, x, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+  __m256i k;
+  const __m256 p = exp_parts(_mm256_max_ps(lowest, x), &k);  // a NaN, as the second operand, stays
+  const __m256 value = _mm256_mul_ps(p, power(_mm256_max_epi32(k, _mm256_set1_epi32(-126))));
+  return _mm256_andnot_ps(_mm256_cmp_ps(x, lowest, _CMP_LT_OQ), value);
 }
 
 // Eight sums side by side: lane i of the result is the sum of rows[i].

@@ -6,34 +6,12 @@
 #include "swiglu.h"
 
 #if defined(__AVX2__)
-#include <immintrin.h>
-
-#include <initializer_list>
+#include "avx2_exp.h"
 
 namespace tailcut::avx2 {
 namespace {
 
 inline __m256 constant(float value) { return _mm256_set1_ps(value); }
-
-// exp(z) = p 2^k for z in [-208, 0]; k as an integer.
-inline __m256 exp_parts(__m256 z, __m256i* k) {
-  const __m256 whole = _mm256_round_ps(_mm256_mul_ps(z, constant(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  *k = _mm256_cvtps_epi32(whole);
-  // ln 2 in two parts, the first with so few bits that its product with k is exact
-  __m256 r = _mm256_fnmadd_ps(whole, constant(0.693359375f), z);
-  r = _mm256_fnmadd_ps(whole, constant(-2.12194440e-4f), r);
-  // |r| <= ln 2 / 2: Taylor's terms up to r^7 leave 5e-9
-  __m256 p = constant(1.0f / 5040);
-  for (const float term : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) {
-    p = _mm256_fmadd_ps(p, r, constant(term));
-  }
-  return p;
-}
-
-// 2^k for -126 <= k <= 127.
-inline __m256 power(__m256i k) {
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(k, _mm256_set1_epi32(127)), 23));
-}
 
 inline __m256 magnitude(__m256 v) { return _mm256_andnot_ps(constant(-0.0f), v); }
 

@@ -105,13 +105,11 @@ Status* multiply(const Kernel& k, const Matrix& w, const Tensor& x, Context* con
   for (size_t i = 0; i < x.rank; ++i) dims[i] = x.dims[i];
   for (size_t i = 0; i + 1 < x.rank; ++i) m *= dims[i];
   dims[x.rank - 1] = w.rows;
-  Value* value = nullptr;
-  void* y = nullptr;
-  if (Status* status = GetOutput::of(k.api)(context, 0, dims, x.rank, &value)) return status;
-  if (Status* status = TensorData::of(k.api)(value, &y)) return status;
+  float* y = nullptr;
+  if (Status* status = output(k.api, context, 0, dims, x.rank, &y)) return status;
   SessionThreads threads(k.api, context);
   std::unique_ptr<Scratch> scratch = scratch_pool().take();
-  matmul(w, static_cast<const float*>(x.data), m, static_cast<float*>(y), threads, *scratch);
+  matmul(w, static_cast<const float*>(x.data), m, y, threads, *scratch);
   scratch_pool().put(std::move(scratch));
   return nullptr;
 }

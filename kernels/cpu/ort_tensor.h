@@ -23,6 +23,9 @@ struct Tensor {
 // Null, or the runtime's own failure. A tensor of more than kMaxRank dimensions is refused.
 Status* read(const Api* api, const Value* value, Tensor* tensor);
 
+// Where output `index` of this shape is to be written.
+Status* output(const Api* api, Context* context, size_t index, const int64_t* dims, size_t rank, float** data);
+
 Status* failure(const Api* api, const std::string& sentence);
 
 // What a weight operator is made of: its name, and the element type of each input (kUndefined: any float type).

@@ -102,11 +102,12 @@ bool pack_rows(const Source& s, const Counted& c, Matrix* w, std::string* error)
   return true;
 }
 
-Format automatic_format(const Source& s, const Counted& c, Isa isa) {
+// *slots is set where it chooses slots.
+Format automatic_format(const Source& s, const Counted& c, Isa isa, int64_t* slots) {
   const int64_t all = s.rows * s.cols, bits = value_bits(s.kind);
   if (!s.mask || c.nonzeros * bits + all >= all * bits) return Format::dense;
   if (bits >= 16 && index_is_better(s, c, isa)) return Format::index;
-  if (bits <= 8 && isa == Isa::avx2 && slots_are_better(s, c)) return Format::slots;
+  if (bits <= 8 && isa == Isa::avx2 && (*slots = slots_if_better(s, c))) return Format::slots;
   return Format::bitmask;
 }
 
@@ -175,7 +176,8 @@ std::unique_ptr<Matrix> pack(const Source& source, Isa isa, Format format, std::
   Counted counted;
   if (!check(source, &counted, error)) return nullptr;
   if (isa == Isa::automatic) isa = best_isa();
-  if (format == Format::automatic) format = automatic_format(source, counted, isa);
+  int64_t slots = 0;
+  if (format == Format::automatic) format = automatic_format(source, counted, isa, &slots);
   if (!known(isa, format, source.kind, error)) return nullptr;
   auto w = std::make_unique<Matrix>();
   w->kind = source.kind, w->format = format, w->isa = isa;
@@ -187,7 +189,7 @@ std::unique_ptr<Matrix> pack(const Source& source, Isa isa, Format format, std::
   w->kernels = kernels_of(isa);
   bool done = false;
   if (format == Format::index) done = pack_index(source, counted, w.get(), error);
-  else if (format == Format::slots) done = pack_slots(source, counted, w.get(), error);
+  else if (format == Format::slots) done = pack_slots(source, counted, slots, w.get(), error);
   else done = pack_rows(source, counted, w.get(), error);
   return done ? std::move(w) : nullptr;
 }

@@ -17,7 +17,8 @@ bool allocate(Matrix* w, const std::vector<uint64_t>& starts, const Source& s, s
 // Formats with packers of their own. Each fills data, data_bytes, row_start, scales and memory of *w.
 bool index_is_better(const Source& s, const Counted& c, Isa isa);
 bool pack_index(const Source& s, const Counted& c, Matrix* w, std::string* error);
-bool slots_are_better(const Source& s, const Counted& c);
-bool pack_slots(const Source& s, const Counted& c, Matrix* w, std::string* error);
+// Places a window at which slots are better than masks, 0 if they are not; pack_slots takes that number, or 0 to choose.
+int64_t slots_if_better(const Source& s, const Counted& c);
+bool pack_slots(const Source& s, const Counted& c, int64_t slots, Matrix* w, std::string* error);
 
 }  // namespace tailcut

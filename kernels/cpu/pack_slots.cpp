@@ -88,12 +88,16 @@ double cost_of_mask(const Source& s, const Counted& c, int64_t step) {
 // About 64 tiles of a matrix speak for it.
 int64_t sample_step(const Source& s) { return std::max<int64_t>(1, (s.rows + kTile - 1) / kTile / 64); }
 
-int64_t best_slots(const Source& s, double* cost) {
-  int64_t best = 2;
-  *cost = std::numeric_limits<double>::infinity();
+struct Places {
+  int64_t slots = 2;
+  double cost = std::numeric_limits<double>::infinity();
+};
+
+Places best_places(const Source& s) {
+  Places best;
   for (int64_t slots : {2, 4, 8}) {
-    const double found = cost_of(s, slots, sample_step(s));
-    if (found < *cost) *cost = found, best = slots;
+    const double cost = cost_of(s, slots, sample_step(s));
+    if (cost < best.cost) best = {slots, cost};
   }
   return best;
 }
@@ -186,15 +190,14 @@ void append_group(const Block& b, int64_t windows, int64_t slots, std::vector<ui
 
 }  // namespace
 
-bool slots_are_better(const Source& s, const Counted& c) {
-  double cost = 0;
-  best_slots(s, &cost);
-  return cost < cost_of_mask(s, c, sample_step(s));
+int64_t slots_if_better(const Source& s, const Counted& c) {
+  const Places best = best_places(s);
+  return best.cost < cost_of_mask(s, c, sample_step(s)) ? best.slots : 0;
 }
 
-bool pack_slots(const Source& s, const Counted& c, Matrix* w, std::string* error) {
-  double cost = 0;
-  const int64_t slots = best_slots(s, &cost), tiles = (s.rows + kTile - 1) / kTile;
+bool pack_slots(const Source& s, const Counted& c, int64_t slots, Matrix* w, std::string* error) {
+  if (!slots) slots = best_places(s).slots;
+  const int64_t tiles = (s.rows + kTile - 1) / kTile;
   std::vector<uint8_t> bytes(kSlotsHeader, 0);
   bytes[0] = static_cast<uint8_t>(slots);
   std::vector<uint64_t> starts, next(kTile, 0);

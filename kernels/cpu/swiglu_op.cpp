@@ -42,12 +42,10 @@ Status* compute(const Api* api, Context* context) {
   for (size_t i = 0; i < x.rank; ++i) dims[i] = x.dims[i];
   for (size_t i = 0; i + 1 < x.rank; ++i) rows *= dims[i];
   dims[x.rank - 1] /= 2;
-  Value* value = nullptr;
-  void* y = nullptr;
-  if (Status* status = GetOutput::of(api)(context, 0, dims, x.rank, &value)) return status;
-  if (Status* status = TensorData::of(api)(value, &y)) return status;
+  float* y = nullptr;
+  if (Status* status = output(api, context, 0, dims, x.rank, &y)) return status;
   SessionThreads threads(api, context);
-  all_rows(Job{static_cast<const float*>(x.data), static_cast<float*>(y), rows, dims[x.rank - 1], 1}, threads);
+  all_rows(Job{static_cast<const float*>(x.data), y, rows, dims[x.rank - 1], 1}, threads);
   return nullptr;
 }
 

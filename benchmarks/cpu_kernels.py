@@ -12,6 +12,7 @@ differ by more than a fifth are left out of the medians (and counted).
 
 import argparse
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -102,8 +103,6 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
     rows = read(options.output) if options.output.exists() else []
     known = {row["key"] for row in rows}
     for threads in options.threads:
-        import os
-
         os.sched_setaffinity(0, pinned_cpus(threads))
         for shape in options.shapes:
             wanted = [

@@ -1,15 +1,13 @@
 """DeepSparse with int8 matrices in the pattern it runs best; in the environment of `deepsparse`, evaluation only."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from tailcut.bench import variants
 from tailcut.bench.deepsparse_quantise import quantise
 from tailcut.bench.engines import Phase, deepsparse
 from tailcut.bench.worker import Launch
-from tailcut.results import Engagement, Workload
+from tailcut.results import Workload
 
 SEPARATE_PHASES = True
 COMPRESSES = True
@@ -21,6 +19,8 @@ _NAME = "deepsparse-int8"
 
 available = deepsparse.available
 where = deepsparse.where
+refuse = deepsparse.refuse
+engagement = deepsparse.engagement
 
 
 def directory(package: Path) -> Path:
@@ -43,11 +43,3 @@ def launch(package: Path, phase: Phase, workload: Workload) -> Launch:
     # zero codes were counted when they were written: the file mixes types, the worker cannot count words in it
     own = {"package": str(made.resolve()), "zeros": variants.facts(made).get("zeros", 0)}
     return replace(plain, settings={**plain.settings, **own})
-
-
-def refuse(evidence: Mapping[str, Any]) -> str | None:
-    return deepsparse.refuse(evidence)
-
-
-def engagement(evidence: Mapping[str, Any], zeros: int) -> Engagement:
-    return deepsparse.engagement(evidence, zeros)

@@ -1,13 +1,11 @@
 """llama.cpp with Q4_0 matrices: its plain int4, in the same environment as `llamacpp-q8`."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from tailcut.bench import gguf, variants
 from tailcut.bench.engines import Phase, llamacpp_q8
 from tailcut.bench.worker import Launch
-from tailcut.results import Engagement, Workload
+from tailcut.results import Workload
 
 SEPARATE_PHASES = False
 COMPRESSES = False
@@ -19,6 +17,8 @@ _NAME = "llamacpp-q4"
 
 available = llamacpp_q8.available
 where = llamacpp_q8.where
+refuse = llamacpp_q8.refuse
+engagement = llamacpp_q8.engagement
 
 
 def directory(package: Path) -> Path:
@@ -35,11 +35,3 @@ def unfit(package: Path, workload: Workload) -> str | None:
 
 def launch(package: Path, phase: Phase, workload: Workload) -> Launch:
     return llamacpp_q8.launch_of(directory(package), workload)
-
-
-def refuse(evidence: Mapping[str, Any]) -> str | None:
-    return None
-
-
-def engagement(evidence: Mapping[str, Any], zeros: int) -> Engagement:
-    return llamacpp_q8.engagement(evidence, zeros)

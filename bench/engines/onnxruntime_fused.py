@@ -4,13 +4,11 @@ Where the package has a fused graph (grouped attention, cache in place) it is th
 zeros are written out or folded to dense, no kernel of tailcut takes part.
 """
 
-import sys
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from tailcut.bench.engines import Phase
+from tailcut.bench.engines import Phase, onnxruntime
 from tailcut.bench.machine import pinned_cpus
 from tailcut.bench.ort_quantise import GRAPHS, graph_of
 from tailcut.bench.worker import SCRIPTS, Launch
@@ -23,18 +21,10 @@ LICENCE = ""
 TOLERANCE = 1e-4
 
 
-def available() -> str | None:
-    if find_spec("onnxruntime") is None:
-        return "the package onnxruntime is not installed; install tailcut with its dependencies"
-    return None
-
-
-def where() -> str:
-    return sys.executable
-
-
-def directory(package: Path) -> Path:
-    return package
+available = onnxruntime.available
+where = onnxruntime.where
+directory = onnxruntime.directory
+refuse = onnxruntime.refuse
 
 
 def unfit(package: Path, workload: Workload) -> str | None:
@@ -47,10 +37,6 @@ def launch(package: Path, phase: Phase, workload: Workload) -> Launch:
     graph = graph_of(package) or package / GRAPHS[-1]
     settings = {"graph": str(graph), "threads": workload.threads, "cpus": pinned_cpus(workload.threads)}
     return Launch(where(), SCRIPTS / "ort_graph_worker.py", settings)
-
-
-def refuse(evidence: Mapping[str, Any]) -> str | None:
-    return None
 
 
 def engagement(evidence: Mapping[str, Any], zeros: int) -> Engagement:

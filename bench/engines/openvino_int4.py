@@ -1,13 +1,11 @@
 """OpenVINO with int4 weights in groups of 128; in the environment of `openvino-int8`."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from tailcut.bench import variants
-from tailcut.bench.engines import Phase, openvino_int8
+from tailcut.bench.engines import Phase, onnxruntime, openvino_int8
 from tailcut.bench.worker import Launch
-from tailcut.results import Engagement, Workload
+from tailcut.results import Workload
 
 SEPARATE_PHASES = False
 COMPRESSES = False
@@ -19,6 +17,8 @@ _NAME = "openvino-int4"
 
 available = openvino_int8.available
 where = openvino_int8.where
+refuse = openvino_int8.refuse
+engagement = openvino_int8.engagement
 
 
 def directory(package: Path) -> Path:
@@ -30,18 +30,8 @@ def prepare(package: Path) -> None:
 
 
 def unfit(package: Path, workload: Workload) -> str | None:
-    if not (package / "model.onnx").is_file():
-        return f"{package.name} holds no model.onnx; make the package with `tailcut export`"
-    return variants.missing(package, _NAME)
+    return onnxruntime.unfit(package, workload) or variants.missing(package, _NAME)
 
 
 def launch(package: Path, phase: Phase, workload: Workload) -> Launch:
     return openvino_int8.launch_of(directory(package), workload)
-
-
-def refuse(evidence: Mapping[str, Any]) -> str | None:
-    return None
-
-
-def engagement(evidence: Mapping[str, Any], zeros: int) -> Engagement:
-    return openvino_int8.engagement(evidence, zeros)

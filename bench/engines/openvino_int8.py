@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tailcut.bench import variants
-from tailcut.bench.engines import Phase
+from tailcut.bench.engines import Phase, onnxruntime
 from tailcut.bench.environment import Recipe, installed_reason, python_of
 from tailcut.bench.machine import pinned_cpus
 from tailcut.bench.stored import open_graph
@@ -63,9 +63,7 @@ def convert(package: Path, out: Path, bits: Literal[8, 4]) -> dict[str, Any]:
 
 
 def unfit(package: Path, workload: Workload) -> str | None:
-    if not (package / "model.onnx").is_file():
-        return f"{package.name} holds no model.onnx; make the package with `tailcut export`"
-    return variants.missing(package, _NAME)
+    return onnxruntime.unfit(package, workload) or variants.missing(package, _NAME)
 
 
 def launch(package: Path, phase: Phase, workload: Workload) -> Launch:

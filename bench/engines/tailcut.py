@@ -3,12 +3,11 @@
 The cache stays in place and norms, rotation and attention are fused where the package has a fused.onnx.
 """
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from tailcut.bench.engines import Phase
+from tailcut.bench.engines import Phase, onnxruntime
 from tailcut.bench.machine import pinned_cpus
 from tailcut.bench.worker import SCRIPTS, Launch
 from tailcut.kernels import library
@@ -28,16 +27,10 @@ _TOLERANCE_QUANTISED: Final = 3.0
 _QUANTISED: Final = ("Int8", "Int4")
 
 
-def available() -> str | None:
-    return library.problem()
-
-
-def where() -> str:
-    return sys.executable
-
-
-def directory(package: Path) -> Path:
-    return package
+available = library.problem
+where = onnxruntime.where
+directory = onnxruntime.directory
+unfit = onnxruntime.unfit
 
 
 def compile_kernels() -> Path:
@@ -50,12 +43,6 @@ def tolerance(package: Path) -> float:
     nodes = read_model(package / "model.onnx").graph.node
     quantised = any(node.domain == "tailcut" and node.op_type.endswith(_QUANTISED) for node in nodes)
     return _TOLERANCE_QUANTISED if quantised else TOLERANCE
-
-
-def unfit(package: Path, workload: Workload) -> str | None:
-    if not (package / "model.onnx").is_file():
-        return f"{package.name} holds no model.onnx; make the package with `tailcut export`"
-    return None
 
 
 def launch(package: Path, phase: Phase, workload: Workload) -> Launch:

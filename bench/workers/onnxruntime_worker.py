@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List
+from typing import TYPE_CHECKING, Any, Callable, Dict, List
 
 import numpy as np
 
@@ -26,11 +26,9 @@ _state: Dict[str, Model] = {}
 class Model:
     """An open package, its decoder, and where a filled cache of some length ended."""
 
-    def __init__(self, package: Path, threads: int, cpus: List[int], kernels: Kernels) -> None:
-        from tailcut.kernels.decoder import Decoder
-
+    def __init__(self, package: Path, make: Callable[[], Decoder]) -> None:
         began = time.perf_counter()
-        self.decoder: Decoder = Decoder(package, threads, kernels=kernels, cpus=cpus)
+        self.decoder = make()
         self.load_seconds = time.perf_counter() - began
         self.package = package
         self.marks: Dict[int, Any] = {}
@@ -51,9 +49,18 @@ class Model:
 
 
 def open_package(body: Dict[str, Any], arrays: Dict[str, Any]) -> wire.Frame:
-    wire.pin(body["cpus"])
-    _state["model"] = Model(Path(body["package"]), body["threads"], body["cpus"], body.get("kernels", "off"))
-    wire.pin(body["cpus"][:1])  # the other threads have their own by now
+    from tailcut.kernels.decoder import Decoder
+
+    package, cpus = Path(body["package"]), body["cpus"]
+    kernels: Kernels = body.get("kernels", "off")
+    return hold(package, cpus, lambda: Decoder(package, body["threads"], kernels=kernels, cpus=cpus))
+
+
+def hold(package: Path, cpus: List[int], make: Callable[[], Decoder]) -> wire.Frame:
+    """Open what the other commands work on, its threads pinned one a CPU."""
+    wire.pin(cpus)
+    _state["model"] = Model(package, make)
+    wire.pin(cpus[:1])  # the other threads have their own by now
     return {"load_seconds": _state["model"].load_seconds}, {}
 
 

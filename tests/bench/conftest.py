@@ -61,6 +61,11 @@ class FakeEngine:
 
 
 @pytest.fixture
+def fake() -> type[FakeEngine]:
+    return FakeEngine
+
+
+@pytest.fixture
 def launch() -> Launch:
     return Launch(sys.executable, FAKE_WORKER, {"ms": 5.0})
 

@@ -1,9 +1,8 @@
 """Many engines in one session: turns, reasons, resting workers, and what stays in the result."""
 
 import os
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,9 @@ import pytest
 
 from tailcut import codec
 from tailcut.bench import many
-from tailcut.bench.engines import Phase
 from tailcut.bench.many import Plan, Row, Session, measure
-from tailcut.bench.worker import Launch
 from tailcut.errors import InputError
-from tailcut.results import Engagement, Workload
+from tailcut.results import Workload
 
 FAKE_WORKER = Path(__file__).with_name("fake_worker.py")
 WORK = Workload(prompt_tokens=8, new_tokens=4, context=32, threads=1)
@@ -25,42 +22,13 @@ PLAN = Plan(WORK, "decode", rounds=3, steps=4)
 MakePackage = Callable[..., Path]
 
 
-class Fake:
-    """An engine whose worker is the fake one; `settings` reach it."""
-
-    SEPARATE_PHASES = False
-    COMPRESSES = False
-    LICENCE = "fake licence"
-    TOLERANCE = 0.0
-
-    def __init__(self, reason: str | None = None, **settings: Any) -> None:
-        self.reason, self.settings = reason, settings
-
-    def available(self) -> str | None:
-        return self.reason
-
-    def where(self) -> str:
-        return sys.executable
-
-    def directory(self, package: Path) -> Path:
-        return package
-
-    def unfit(self, package: Path, workload: Workload) -> str | None:
-        return None
-
-    def launch(self, package: Path, phase: Phase, workload: Workload) -> Launch:
-        return Launch(sys.executable, FAKE_WORKER, {"ms": 10.0} | self.settings)
-
-    def refuse(self, evidence: Mapping[str, Any]) -> str | None:
-        return None
-
-    def engagement(self, evidence: Mapping[str, Any], zeros: int) -> Engagement:
-        return Engagement(evidence["zeros_seen"] >= zeros > 0, f"{evidence['zeros_seen']} zeros seen")
-
-
 @pytest.fixture
-def fakes(monkeypatch: pytest.MonkeyPatch) -> dict[str, Fake]:
-    found: dict[str, Fake] = {"onnxruntime": Fake(), "fast": Fake(ms=5.0, zeros=400_000), "slow": Fake(ms=20.0)}
+def fakes(monkeypatch: pytest.MonkeyPatch, fake: Any) -> dict[str, Any]:
+    found = {
+        "onnxruntime": fake(),
+        "fast": fake({"s50": {"ms": 5.0, "zeros": 400_000}}),
+        "slow": fake({"s50": {"ms": 20.0}}),
+    }
     monkeypatch.setattr(many.engines, "load", found.__getitem__)
     monkeypatch.setattr(many, "Stream", lambda threads: type("Quiet", (), {"gb_per_s": lambda self: 20.0})())
     return found
@@ -75,7 +43,7 @@ def rows(package: Path, *names: str) -> list[Row]:
     return [Row(name, package, "float32") for name in names]
 
 
-def test_every_row_has_a_sample_a_round_and_proof(fakes: dict[str, Fake], package: Path) -> None:
+def test_every_row_has_a_sample_a_round_and_proof(fakes: dict[str, Any], package: Path) -> None:
     session = measure("s50", rows(package, "fast", "slow"), PLAN)
     fast, slow = session.rows
     assert [len(block) for block in fast.ms] == [4, 4, 4]
@@ -90,17 +58,17 @@ def test_every_row_has_a_sample_a_round_and_proof(fakes: dict[str, Fake], packag
     assert codec.from_json(Session, codec.to_json(session), "session") == session
 
 
-def test_a_prefill_session_takes_one_sample_a_round(fakes: dict[str, Fake], package: Path) -> None:
+def test_a_prefill_session_takes_one_sample_a_round(fakes: dict[str, Any], package: Path) -> None:
     session = measure("s50", rows(package, "fast"), replace(PLAN, phase="prefill", steps=1))
     assert [len(block) for block in session.rows[0].ms] == [1, 1, 1]
 
 
-def test_rows_that_cannot_run_stay_with_their_reason(fakes: dict[str, Fake], package: Path) -> None:
+def test_rows_that_cannot_run_stay_with_their_reason(fakes: dict[str, Any], fake: Any, package: Path) -> None:
     fakes |= {
-        "absent": Fake("its environment is not installed"),
-        "dying": Fake(die="open"),
-        "wrong": Fake(offset=0.5),
-        "blind": Fake(nan=True),
+        "absent": fake(reason="its environment is not installed"),
+        "dying": fake({"s50": {"die": "open"}}),
+        "wrong": fake({"s50": {"offset": 0.5}}),
+        "blind": fake({"s50": {"nan": True}}),
     }
     session = measure("s50", rows(package, "absent", "dying", "wrong", "blind", "fast"), PLAN)
     reasons = [row.reason for row in session.rows]
@@ -112,7 +80,7 @@ def test_rows_that_cannot_run_stay_with_their_reason(fakes: dict[str, Fake], pac
 
 
 def test_a_row_that_dies_between_rounds_does_not_end_the_session(
-    fakes: dict[str, Fake], package: Path, monkeypatch: pytest.MonkeyPatch
+    fakes: dict[str, Any], package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = many.Seat.visit
 
@@ -128,7 +96,7 @@ def test_a_row_that_dies_between_rounds_does_not_end_the_session(
     assert "SIGKILL" in session.rows[1].reason
 
 
-def test_workers_that_wait_are_stopped(fakes: dict[str, Fake], package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_that_wait_are_stopped(fakes: dict[str, Any], package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     plain = many.Seat._ask
 

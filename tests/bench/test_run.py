@@ -31,18 +31,6 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return found
 
 
-@pytest.fixture
-def fake(request: pytest.FixtureRequest) -> Any:
-    from importlib.util import module_from_spec, spec_from_file_location
-
-    spec = spec_from_file_location("bench_conftest", Path(__file__).with_name("conftest.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.FakeEngine
-
-
 def test_a_pair_is_measured_block_by_block(
     engines: dict[str, Any], fake: Any, make_package: Any, tmp_path: Path
 ) -> None:

@@ -11,12 +11,16 @@
 namespace tailcut {
 namespace {
 
-constexpr size_t kPart = size_t{1} << 20;
-constexpr size_t kLine = 64, kAhead = 4096;
+// A core has more reads under way in several streams far apart than in one: its prefetchers follow each by itself, and
+// they hit different banks of memory. Four read fastest on the processors that were tried.
+constexpr size_t kStreams = 4;
+constexpr size_t kLine = 64, kAhead = 1024;
+constexpr size_t kPiece = size_t{256} << 10;  // of each stream that a thread reads before it asks for more work
 
+// Piece i is the i-th of each stream; the streams are the buffer's quarters.
 struct Stream {
   const uint8_t* data;
-  size_t bytes;
+  size_t quarter;  // bytes, whole lines
 };
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
@@ -30,15 +34,17 @@ uint64_t read_line(const uint8_t* at) {
   return sum;
 }
 
-void read_part(void* context, int64_t index) {
+void read_piece(void* context, int64_t index) {
   const auto& stream = *static_cast<const Stream*>(context);
-  const size_t first = static_cast<size_t>(index) * kPart;
-  const size_t last = first + kPart < stream.bytes ? first + kPart : stream.bytes / kLine * kLine;
+  const size_t first = static_cast<size_t>(index) * kPiece;
+  const size_t last = first + kPiece < stream.quarter ? first + kPiece : stream.quarter;
   uint64_t sum = 0;
-  for (size_t at = first; at < last; at += kLine) {
-    __builtin_prefetch(stream.data + at + kAhead);
-    sum += read_line(stream.data + at);
-  }
+  for (size_t at = first; at < last; at += kLine)
+    for (size_t k = 0; k < kStreams; ++k) {
+      const uint8_t* line = stream.data + k * stream.quarter + at;
+      __builtin_prefetch(line + kAhead);
+      sum += read_line(line);
+    }
   __asm__ volatile("" : : "r"(sum));  // or the loop would be removed
 }
 
@@ -49,9 +55,9 @@ using namespace tailcut;
 
 // Seconds to read `bytes` bytes once with `threads` threads.
 TAILCUT_PUBLIC double tailcut_stream_read(const void* data, size_t bytes, int32_t threads) {
-  Stream stream{static_cast<const uint8_t*>(data), bytes};
+  Stream stream{static_cast<const uint8_t*>(data), bytes / kStreams / kLine * kLine};
   const auto start = std::chrono::steady_clock::now();
-  threads_of(threads).run(static_cast<int64_t>((bytes + kPart - 1) / kPart), read_part, &stream);
+  threads_of(threads).run(static_cast<int64_t>((stream.quarter + kPiece - 1) / kPiece), read_piece, &stream);
   return seconds_since(start);
 }
 

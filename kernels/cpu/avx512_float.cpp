@@ -8,52 +8,45 @@
 namespace tailcut {
 namespace {
 
-// Rows of W taken at once: they share what is loaded of x. One row of x and float32 weights: memory is the limit, and
-// one row at a time reads it faster (measured: 2.5 against 2.9 ms for a 4096 x 4096 matrix with half of it left).
-constexpr int rows_at_once(Kind kind, int m) { return kind == Kind::f32 && m == 1 ? 1 : m <= 4 ? 2 : 1; }
+// Rows of W taken at once, each from another place.
+constexpr int rows_at_once(int m) { return m == 1 ? kStreams : m <= 4 ? 2 : 1; }
 // Partial sums of one product: enough to hide the latency of the additions.
-constexpr int parts_of(int m) { return m == 1 ? 4 : m == 2 ? 2 : 1; }
+constexpr int parts_of(int m) { return m <= 2 ? 2 : 1; }
 
-template <int kParts>
-inline Floats total(const Floats* parts) {
-  if (kParts == 1) return parts[0];
-  if (kParts == 2) return add(parts[0], parts[kParts - 1]);
-  return add(add(parts[0], parts[1 % kParts]), add(parts[2 % kParts], parts[3 % kParts]));
-}
-
+// Rows row, row + apart, … (R of them) against M rows of x.
 template <class Weights, int R, int M>
-inline void dot_row(const Matrix& w, const float* x, int64_t m, float* y, int64_t ldy, int64_t row,
-                    int64_t last) {
+inline void dot_row(const Matrix& w, const Ahead& ahead, const float* x, int64_t m, float* y, int64_t ldy, int64_t row,
+                    int64_t apart) {
   constexpr int kParts = parts_of(M);
   const int64_t stride = few_stride(w);
-  Ahead ahead(w, row, R, last, w.blocks);
-  const Weights second(w, row + R - 1);
-  Weights readers[2] = {Weights(w, row), second};
+  Weights readers[R];
   Floats acc[R][M][kParts];
-  TAILCUT_UNROLL for (int r = 0; r < R; ++r) TAILCUT_UNROLL for (int i = 0; i < M; ++i)
-      TAILCUT_UNROLL for (int p = 0; p < kParts; ++p) acc[r][i][p] = zeros();
+  TAILCUT_UNROLL for (int r = 0; r < R; ++r) {
+    readers[r] = Weights(w, row + r * apart);
+    TAILCUT_UNROLL for (int i = 0; i < M; ++i) TAILCUT_UNROLL for (int p = 0; p < kParts; ++p) acc[r][i][p] = zeros();
+  }
   for (int64_t b = 0; b < w.blocks; ++b) {
-    ahead.next();
-    Floats weights[R][4];
-    TAILCUT_UNROLL for (int r = 0; r < R; ++r) readers[r].next(weights[r]);
     const float* columns = x + b * kBlock;
-    TAILCUT_UNROLL for (int i = 0; i < M; ++i) TAILCUT_UNROLL for (int j = 0; j < 4; ++j) {
-      const Floats sixteen = load(columns + i * stride + 16 * j);
-      TAILCUT_UNROLL for (int r = 0; r < R; ++r)
-          acc[r][i][j % kParts] = fma(weights[r][j], sixteen, acc[r][i][j % kParts]);
+    TAILCUT_UNROLL for (int r = 0; r < R; ++r) {
+      ahead.ask(readers[r]);
+      Floats weights[4];
+      readers[r].next(weights);
+      TAILCUT_UNROLL for (int i = 0; i < M; ++i) TAILCUT_UNROLL for (int j = 0; j < 4; ++j)
+          acc[r][i][j % kParts] = fma(weights[j], load(columns + i * stride + 16 * j), acc[r][i][j % kParts]);
     }
   }
   TAILCUT_UNROLL for (int r = 0; r < R; ++r) TAILCUT_UNROLL for (int i = 0; i < M; ++i)
-      if (i < m) y[i * ldy + row + r] = sum(total<kParts>(acc[r][i]));
+      if (i < m) y[i * ldy + row + r * apart] = sum(kParts == 1 ? acc[r][i][0] : add(acc[r][i][0], acc[r][i][kParts - 1]));
 }
 
 template <class Weights, int M>
 void dot_rows(const Matrix& w, const float* x, int64_t m, float* y, int64_t ldy, int64_t row0, int64_t row1) {
-  constexpr int kRows = rows_at_once(Weights::kind, M);
-  ask_for_start(w, row0, row1);
-  int64_t row = row0;
-  for (; row + kRows <= row1; row += kRows) dot_row<Weights, kRows, M>(w, x, m, y, ldy, row, row1);
-  for (; row < row1; ++row) dot_row<Weights, 1, M>(w, x, m, y, ldy, row, row1);
+  constexpr int kRows = rows_at_once(M);
+  const int64_t apart = (row1 - row0) / kRows;
+  const Ahead ahead(w, w.blocks);
+  for (int r = 0; r < kRows && apart; ++r) ask_for_start(w, row0 + r * apart);
+  for (int64_t row = row0; row < row0 + apart; ++row) dot_row<Weights, kRows, M>(w, ahead, x, m, y, ldy, row, apart);
+  for (int64_t row = row0 + kRows * apart; row < row1; ++row) dot_row<Weights, 1, M>(w, ahead, x, m, y, ldy, row, 0);
 }
 
 template <class Weights>

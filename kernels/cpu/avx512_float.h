@@ -10,9 +10,11 @@ namespace {
 
 struct Masked32 {
   static constexpr Kind kind = Kind::f32;
-  const uint8_t* mask;
-  const uint8_t* values;
+  const uint8_t* mask = nullptr;
+  const uint8_t* values = nullptr;
+  Masked32() = default;
   Masked32(const Matrix& w, int64_t row) : mask(w.data + w.row_start[row]), values(mask + w.blocks * 8) {}
+  void ask_mask(int64_t ahead) const { prefetch(mask + ahead); }
   void next(Floats* out) {
     const uint64_t word = read_u64(mask);
     TAILCUT_UNROLL for (int j = 0; j < 4; ++j) {
@@ -26,8 +28,10 @@ struct Masked32 {
 
 struct Dense32 {
   static constexpr Kind kind = Kind::f32;
-  const uint8_t* values;
+  const uint8_t* values = nullptr;
+  Dense32() = default;
   Dense32(const Matrix& w, int64_t row) : values(w.data + w.row_start[row]) {}
+  void ask_mask(int64_t) const {}
   void next(Floats* out) {
     TAILCUT_UNROLL for (int j = 0; j < 4; ++j) out[j] = as_floats(load_ints(values + 64 * j));
     values += 256;
@@ -43,9 +47,11 @@ inline void halves_to_floats(Ints halves, Floats* out) {
 template <Kind kKind>
 struct Masked16 {
   static constexpr Kind kind = kKind;
-  const uint8_t* mask;
-  const uint8_t* values;
+  const uint8_t* mask = nullptr;
+  const uint8_t* values = nullptr;
+  Masked16() = default;
   Masked16(const Matrix& w, int64_t row) : mask(w.data + w.row_start[row]), values(mask + w.blocks * 8) {}
+  void ask_mask(int64_t ahead) const { prefetch(mask + ahead); }
   void next(Floats* out) {
     const uint64_t word = read_u64(mask);
     TAILCUT_UNROLL for (int j = 0; j < 2; ++j) {
@@ -60,8 +66,10 @@ struct Masked16 {
 template <Kind kKind>
 struct Dense16 {
   static constexpr Kind kind = kKind;
-  const uint8_t* values;
+  const uint8_t* values = nullptr;
+  Dense16() = default;
   Dense16(const Matrix& w, int64_t row) : values(w.data + w.row_start[row]) {}
+  void ask_mask(int64_t) const {}
   void next(Floats* out) {
     TAILCUT_UNROLL for (int j = 0; j < 2; ++j) halves_to_floats<kKind>(load_ints(values + 64 * j), out + 2 * j);
     values += 128;

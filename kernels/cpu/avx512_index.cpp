@@ -12,43 +12,73 @@ namespace {
 
 // M rows of x against one slice. Columns of all rows of x are the same: one gather a row of x.
 template <Kind kKind, int M>
-inline void multiply_slice(const Matrix& w, const float* x, int64_t slice, Floats* acc) {
-  constexpr int64_t kValues = kIndexSteps * kTile, kBytes = kValues * (1 + size_of(kKind));
+struct Slice {
+  static constexpr int64_t kValues = kIndexSteps * kTile, kBytes = kValues * (1 + size_of(kKind));
+  const uint8_t* group = nullptr;
+  const uint8_t* stop = nullptr;
+  Ints column;
   Floats parts[M][2];
-  TAILCUT_UNROLL for (int i = 0; i < M; ++i) parts[i][0] = parts[i][1] = zeros();
-  Ints column = zero_ints();
-  const uint8_t* stop = w.data + w.row_start[slice + 1];
-  for (const uint8_t* group = w.data + w.row_start[slice]; group < stop; group += kBytes) {
-    TAILCUT_UNROLL for (int64_t line = 0; line < kBytes; line += 64) prefetch(group + line + kAhead);
+
+  Slice() = default;
+  Slice(const Matrix& w, int64_t slice)
+      : group(w.data + w.row_start[slice]), stop(w.data + w.row_start[slice + 1]), column(zero_ints()) {
+    TAILCUT_UNROLL for (int i = 0; i < M; ++i) parts[i][0] = parts[i][1] = zeros();
+  }
+
+  inline void step(const Matrix& w, const float* x) {
+    TAILCUT_UNROLL for (int64_t line = 0; line < kBytes; line += 64) prefetch(group + line + kNear);
     TAILCUT_UNROLL for (int64_t step = 0; step < kIndexSteps; ++step) {
       column = add_ints(column, widen_bytes(group + step * kTile));
       const Floats weight = sixteen<kKind>(group + kValues + step * kTile * size_of(kKind));
       TAILCUT_UNROLL for (int i = 0; i < M; ++i)
           parts[i][step % 2] = fma(weight, gather(x + i * w.cols, column), parts[i][step % 2]);
     }
+    group += kBytes;
   }
-  TAILCUT_UNROLL for (int i = 0; i < M; ++i) acc[i] = add(parts[i][0], parts[i][1]);
+
+  void put(const Matrix& w, int64_t slot, int64_t last, float* y, int64_t ldy) const {
+    for (int i = 0; i < M; ++i) {
+      alignas(64) float sums[16];
+      store(sums, add(parts[i][0], parts[i][1]));
+      for (int64_t l = 0; l < smaller(kTile, last - slot); ++l) y[i * ldy + index_order(w)[slot + l]] = sums[l];
+    }
+  }
+};
+
+// S slices, `apart` slices from one another: together as far as the shortest goes, then each to its end.
+template <Kind kKind, int S, int M>
+inline void multiply_slices(const Matrix& w, const float* x, float* y, int64_t ldy, int64_t slice, int64_t apart,
+                            int64_t row1) {
+  using Lanes = Slice<kKind, M>;
+  Lanes slices[S];
+  int64_t together = INT64_MAX;
+  TAILCUT_UNROLL for (int s = 0; s < S; ++s) {
+    slices[s] = Lanes(w, slice + s * apart);
+    together = smaller(together, (slices[s].stop - slices[s].group) / Lanes::kBytes);
+  }
+  for (int64_t k = 0; k < together; ++k) TAILCUT_UNROLL for (int s = 0; s < S; ++s) slices[s].step(w, x);
+  TAILCUT_UNROLL for (int s = 0; s < S; ++s) {
+    while (slices[s].group < slices[s].stop) slices[s].step(w, x);
+    slices[s].put(w, (slice + s * apart) * kTile, row1, y, ldy);
+  }
 }
 
 template <Kind kKind, int M>
-void multiply_slices(const Matrix& w, const float* x, float* y, int64_t ldy, int64_t row0, int64_t row1) {
-  prefetch_lines(w.data + w.row_start[row0 / kTile], kAhead);
-  for (int64_t slot = row0; slot < row1; slot += kTile) {
-    Floats acc[M];
-    multiply_slice<kKind, M>(w, x, slot / kTile, acc);
-    TAILCUT_UNROLL for (int i = 0; i < M; ++i) {
-      alignas(64) float sums[16];
-      store(sums, acc[i]);
-      for (int64_t l = 0; l < smaller(kTile, row1 - slot); ++l) y[i * ldy + index_order(w)[slot + l]] = sums[l];
-    }
-  }
+void multiply_range(const Matrix& w, const float* x, float* y, int64_t ldy, int64_t row0, int64_t row1) {
+  constexpr int kSlices = M == 1 ? kStreams : 1;
+  const int64_t first = row0 / kTile, last = (row1 + kTile - 1) / kTile, apart = (last - first) / kSlices;
+  for (int s = 0; s < kSlices && apart; ++s) ask_for_start(w, first + s * apart);
+  for (int64_t slice = first; slice < first + apart; ++slice)
+    multiply_slices<kKind, kSlices, M>(w, x, y, ldy, slice, apart, row1);
+  for (int64_t slice = first + kSlices * apart; slice < last; ++slice)
+    multiply_slices<kKind, 1, M>(w, x, y, ldy, slice, 0, row1);
 }
 
 template <Kind kKind>
 void multiply_all(const Matrix& w, const float* x, int64_t m, float* y, int64_t ldy, int64_t row0, int64_t row1) {
   int64_t i = 0;
-  for (; i + 4 <= m; i += 4) multiply_slices<kKind, 4>(w, x + i * w.cols, y + i * ldy, ldy, row0, row1);
-  for (; i < m; ++i) multiply_slices<kKind, 1>(w, x + i * w.cols, y + i * ldy, ldy, row0, row1);
+  for (; i + 4 <= m; i += 4) multiply_range<kKind, 4>(w, x + i * w.cols, y + i * ldy, ldy, row0, row1);
+  for (; i < m; ++i) multiply_range<kKind, 1>(w, x + i * w.cols, y + i * ldy, ldy, row0, row1);
 }
 
 }  // namespace

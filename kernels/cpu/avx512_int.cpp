@@ -8,16 +8,15 @@
 namespace tailcut {
 namespace {
 
-// Rows of W taken at once: they share what is loaded of x.
-constexpr int rows_at_once(int m) { return m <= 4 ? 2 : 1; }
+// Rows of W taken at once, each from another place.
+constexpr int rows_at_once(int m) { return m == 1 ? kStreams : m <= 4 ? 2 : 1; }
 
-// One group (kBlocks blocks of 64 columns) of R rows of W against M rows of x.
-template <int kBlocks, int R, int M, class Weights>
-inline void dot_group(const Matrix& w, Weights* readers, const uint8_t* x, int64_t g, const float* weight_scales,
-                      Floats (*acc)[M]) {
-  Ints bytes[R][2];
-  TAILCUT_UNROLL for (int r = 0; r < R; ++r) TAILCUT_UNROLL for (int b = 0; b < kBlocks; ++b)
-      bytes[r][b] = readers[r].next();
+// One group (kBlocks blocks of 64 columns) of a row of W against M rows of x; `weight_scales` are those of the row.
+template <int kBlocks, int M, class Weights>
+inline void dot_group(const Matrix& w, Weights& reader, const uint8_t* x, int64_t g, const float* weight_scales,
+                      Floats* acc) {
+  Ints bytes[2];
+  TAILCUT_UNROLL for (int b = 0; b < kBlocks; ++b) bytes[b] = reader.next();
   const int64_t stride = row_stride(w);
   const uint8_t* columns = x + g * kGroup;
   const uint8_t* starts = x + w.groups * kGroup + g * 64;
@@ -25,44 +24,49 @@ inline void dot_group(const Matrix& w, Weights* readers, const uint8_t* x, int64
   TAILCUT_UNROLL for (int i = 0; i < M; ++i) {
     float scale;
     std::memcpy(&scale, scales + i * stride, 4);
-    Ints four[2];
-    TAILCUT_UNROLL for (int b = 0; b < kBlocks; ++b) four[b] = load_ints(columns + i * stride + 64 * b);
-    TAILCUT_UNROLL for (int r = 0; r < R; ++r) {
-      Ints exact = load_ints(starts + i * stride);
-      TAILCUT_UNROLL for (int b = 0; b < kBlocks; ++b) exact = dot_bytes(exact, bytes[r][b], four[b]);
-      Floats dot = to_floats(exact);
-      if (Weights::group_scales) dot = mul(dot, all(weight_scales[r * w.groups + g]));
-      acc[r][i] = fma(dot, all(scale), acc[r][i]);
-    }
+    Ints exact = load_ints(starts + i * stride);
+    TAILCUT_UNROLL for (int b = 0; b < kBlocks; ++b)
+        exact = dot_bytes(exact, bytes[b], load_ints(columns + i * stride + 64 * b));
+    Floats dot = to_floats(exact);
+    if (Weights::group_scales) dot = mul(dot, all(weight_scales[g]));
+    acc[i] = fma(dot, all(scale), acc[i]);
   }
 }
 
+// Rows row, row + apart, … (R of them) against M rows of x.
 template <class Weights, int R, int M>
-inline void dot_row(const Matrix& w, const uint8_t* x, int64_t m, float* y, int64_t ldy, int64_t row,
-                    int64_t last) {
+inline void dot_row(const Matrix& w, const Ahead& ahead, const uint8_t* x, int64_t m, float* y, int64_t ldy, int64_t row,
+                    int64_t apart) {
+  const int64_t scales = Weights::group_scales ? w.groups : 1;  // a row
   Weights readers[R];
-  TAILCUT_UNROLL for (int r = 0; r < R; ++r) readers[r] = Weights(w, row + r);
-  const float* scales = w.scales + (Weights::group_scales ? row * w.groups : row);
-  const int64_t whole = w.blocks / 2;
-  Ahead ahead(w, row, R, last, whole);
   Floats acc[R][M];
-  TAILCUT_UNROLL for (int r = 0; r < R; ++r) TAILCUT_UNROLL for (int i = 0; i < M; ++i) acc[r][i] = zeros();
-  for (int64_t g = 0; g < whole; ++g) {
-    ahead.next();
-    dot_group<2, R, M>(w, readers, x, g, scales, acc);
+  TAILCUT_UNROLL for (int r = 0; r < R; ++r) {
+    readers[r] = Weights(w, row + r * apart);
+    TAILCUT_UNROLL for (int i = 0; i < M; ++i) acc[r][i] = zeros();
   }
-  if (w.blocks % 2) dot_group<1, R, M>(w, readers, x, whole, scales, acc);
-  TAILCUT_UNROLL for (int r = 0; r < R; ++r) TAILCUT_UNROLL for (int i = 0; i < M; ++i)
-      if (i < m) y[i * ldy + row + r] = Weights::group_scales ? sum(acc[r][i]) : sum(acc[r][i]) * scales[r];
+  const int64_t whole = w.blocks / 2;
+  for (int64_t g = 0; g < whole; ++g) {
+    TAILCUT_UNROLL for (int r = 0; r < R; ++r) {
+      ahead.ask(readers[r]);
+      dot_group<2, M>(w, readers[r], x, g, w.scales + (row + r * apart) * scales, acc[r]);
+    }
+  }
+  TAILCUT_UNROLL for (int r = 0; r < R; ++r) {
+    const int64_t at = row + r * apart;
+    if (w.blocks % 2) dot_group<1, M>(w, readers[r], x, whole, w.scales + at * scales, acc[r]);
+    TAILCUT_UNROLL for (int i = 0; i < M; ++i)
+        if (i < m) y[i * ldy + at] = Weights::group_scales ? sum(acc[r][i]) : sum(acc[r][i]) * w.scales[at];
+  }
 }
 
 template <class Weights, int M>
 void dot_rows(const Matrix& w, const uint8_t* x, int64_t m, float* y, int64_t ldy, int64_t row0, int64_t row1) {
   constexpr int kRows = rows_at_once(M);
-  ask_for_start(w, row0, row1);
-  int64_t row = row0;
-  for (; row + kRows <= row1; row += kRows) dot_row<Weights, kRows, M>(w, x, m, y, ldy, row, row1);
-  for (; row < row1; ++row) dot_row<Weights, 1, M>(w, x, m, y, ldy, row, row1);
+  const int64_t apart = (row1 - row0) / kRows;
+  const Ahead ahead(w, (w.blocks + 1) / 2);
+  for (int r = 0; r < kRows && apart; ++r) ask_for_start(w, row0 + r * apart);
+  for (int64_t row = row0; row < row0 + apart; ++row) dot_row<Weights, kRows, M>(w, ahead, x, m, y, ldy, row, apart);
+  for (int64_t row = row0 + kRows * apart; row < row1; ++row) dot_row<Weights, 1, M>(w, ahead, x, m, y, ldy, row, 0);
 }
 
 template <class Weights>

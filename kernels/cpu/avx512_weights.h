@@ -14,6 +14,7 @@ struct MaskedBytes {
   MaskedBytes() = default;
   MaskedBytes(const Matrix& w, int64_t row) : mask(w.data + w.row_start[row]), values(mask + w.blocks * 8) {}
   void ask(int64_t bytes) const { prefetch(mask), prefetch(mask + 64), prefetch_lines(values, bytes); }
+  void ask_mask(int64_t ahead) const { prefetch(mask + ahead); }
   Ints next() {
     const uint64_t word = read_u64(mask);
     const Ints bytes = expand_bytes(all_bytes(128), word, load_ints(values));
@@ -28,6 +29,7 @@ struct DenseBytes {
   DenseBytes() = default;
   DenseBytes(const Matrix& w, int64_t row) : values(w.data + w.row_start[row]) {}
   void ask(int64_t bytes) const { prefetch_lines(values, bytes); }
+  void ask_mask(int64_t) const {}
   Ints next() {
     const Ints bytes = load_ints(values);
     values += 64;
@@ -42,6 +44,7 @@ struct MaskedNibbles {
   MaskedNibbles() = default;
   MaskedNibbles(const Matrix& w, int64_t row) : mask(w.data + w.row_start[row]), values(mask + w.blocks * 8) {}
   void ask(int64_t bytes) const { prefetch(mask), prefetch(mask + 64), prefetch_lines(values, bytes); }
+  void ask_mask(int64_t ahead) const { prefetch(mask + ahead); }
   Ints next() {
     const uint64_t word = read_u64(mask);
     const Ints bytes = expand_bytes(all_bytes(8), word, unpack_nibbles(values));
@@ -56,6 +59,7 @@ struct DenseNibbles {
   DenseNibbles() = default;
   DenseNibbles(const Matrix& w, int64_t row) : values(w.data + w.row_start[row]) {}
   void ask(int64_t bytes) const { prefetch_lines(values, bytes); }
+  void ask_mask(int64_t) const {}
   Ints next() {
     const Ints bytes = unpack_nibbles(values);
     values += 32;

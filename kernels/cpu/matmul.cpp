@@ -18,6 +18,7 @@ std::atomic<uint64_t> calls[kKinds][kFormats][kIsas];
 constexpr int64_t kTaskBytes = 64 << 10;     // below this a second thread costs more than it brings
 constexpr int64_t kStreamBytes = 768 << 10;  // a task reads on where it is: short tasks would keep starting anew
 constexpr int64_t kFewTasks = 4, kMaxTasks = 32;  // several a thread: a thread that was held up takes fewer
+constexpr int64_t kEven = 8;  // a number of tasks that 2, 4 and 8 threads can share evenly
 constexpr int64_t kRowsOfX = 8;           // rows of x arranged by one task
 
 struct Job {
@@ -48,7 +49,8 @@ int64_t tasks_for(const Matrix& w, int64_t m) {
   const int64_t tiles = (w.rows + kTile - 1) / kTile;
   const int64_t work = static_cast<int64_t>(w.data_bytes) * (m < 16 ? 1 : m / 8);
   const int64_t most = std::min({tiles, work / kTaskBytes, kMaxTasks});
-  return std::max<int64_t>(1, std::min(most, std::max(kFewTasks, work / kStreamBytes)));
+  const int64_t wanted = std::max(kFewTasks, work / kStreamBytes);
+  return std::max<int64_t>(1, std::min(most, wanted <= kFewTasks ? wanted : (wanted + kEven - 1) / kEven * kEven));
 }
 
 }  // namespace

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
-from cpu_engines_table import render  # beside this script
+from cpu_engines_table import PACKAGES, render  # beside this script
 
 from tailcut import codec
 from tailcut.bench import engines
@@ -45,7 +45,6 @@ DENSE: tuple[tuple[str, Weights], ...] = (
 OWN_FORMAT: tuple[tuple[str, Weights], ...] = (("deepsparse", "float32"), ("deepsparse-int8", "int8"))
 _MEMORY = 0.75  # of the free memory; engines hold more for a moment while they load
 _ACTIVATIONS = 1 << 26  # bytes a sequence
-TAILCUT: dict[Weights, str] = {"float32": "", "int8": "-int8", "int4": "-int4"}  # weights -> package suffix
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -120,7 +119,7 @@ def rows_of(options: argparse.Namespace, group: str, plan: Plan) -> Iterator[Row
     if not (root / group).is_dir():
         raise InputError(f"{root / group}: no such package; make it with benchmarks/cpu_packages.py")
     pairs = [*OWN_FORMAT, *REFERENCES, *(DENSE if group == "dense" else ())]
-    rows = [Row("tailcut", root / f"{group}{suffix}", weights) for weights, suffix in TAILCUT.items()]
+    rows = [Row("tailcut", root / f"{group}{suffix}", weights) for suffix, (weights, _) in PACKAGES.items()]
     if options.action == "load":  # the same file on ONNX Runtime without the library
         rows.append(Row("onnxruntime", root / group, "float32"))
     sparse = [name for name, _ in OWN_FORMAT]
@@ -174,7 +173,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         action.add_argument("--packages", type=Path, required=True)
         action.add_argument("--groups", type=words, default=["s80", "dense", "s70", "s90", "s50", "s60"])
         action.add_argument("--engines", type=words, default=[], help="only these, and the references")
-        action.add_argument("--weights", type=words, default=list(TAILCUT), help="only these precisions")
+        action.add_argument("--weights", type=words, default=["float32", "int8", "int4"], help="only these precisions")
         action.add_argument("--threads", type=integers, default=[2, 1])
         action.add_argument("--batches", type=integers, default=[1])
         action.add_argument("--prompts", type=integers, default=[128])

@@ -8,8 +8,17 @@ from tailcut.bench.many import Measured, Session
 from tailcut.bench.report import markdown_row
 from tailcut.bench.stats import median_ratio
 from tailcut.bench.tables import interval
+from tailcut.quantised import Precision
 from tailcut.results import Ratio
 
+# suffix of a package -> how its layers and its head are stored
+PACKAGES: dict[str, tuple[Precision, Precision]] = {
+    "": ("float32", "float32"),
+    "-head8": ("float32", "int8"),
+    "-int8": ("int8", "int8"),
+    "-int8-head4": ("int8", "int4"),
+    "-int4": ("int4", "int4"),
+}
 BASELINE = ("onnxruntime-fused", "float32")  # dense float32 ONNX Runtime on its best graph
 HEAD = (
     "sparsity",
@@ -73,7 +82,7 @@ def table(sessions: Sequence[Session]) -> str:
 
 def cells(session: Session, row: Measured) -> tuple[str, ...]:
     name = f"{row.engine} {row.version}".strip()
-    start = (f"{sparsity(row):.0%}", name, row.weights)
+    start = (f"{sparsity(row):.0%}", name, f"{row.weights}{head_of(row)}")
     if not row.ms:
         return (*start, "not measured", row.reason, "", "", "")
     times = np.asarray(row.ms)
@@ -91,6 +100,12 @@ def sparsity(row: Measured) -> float:
     """What was cut, from the package's name: rounding to int4 makes zeros of its own, which the manifest counts too."""
     digits = row.package.split("-")[0].removeprefix("s")
     return int(digits) / 100 if digits.isdigit() else 0.0
+
+
+def head_of(row: Measured) -> str:
+    """How the head is stored where it differs from the layers, from the package's name."""
+    bits = row.package.rpartition("-head")[2] if "-head" in row.package else ""
+    return f", head int{bits}" if bits else ""
 
 
 def speed(row: Measured) -> float:
@@ -112,7 +127,7 @@ def best_int4(session: Session) -> Measured | None:
 def deepsparse(session: Session, row: Measured) -> Ratio | None:
     """Over DeepSparse on the same cut weights, for the rows of tailcut."""
     other = {"float32": "deepsparse", "int8": "deepsparse-int8"}.get(row.weights)
-    package = row.package.removesuffix(f"-{row.weights}")
+    package = row.package.split("-")[0]  # the same cut, whatever the precision
     rows = (r for r in session.rows if r.ms and (r.engine, r.package) == (other, package))
     return over(session, row, next(rows, None)) if row.engine == "tailcut" else None
 

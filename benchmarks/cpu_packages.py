@@ -3,7 +3,7 @@
     python benchmarks/cpu_packages.py MODEL --out DIR --profile alpha.csv --sparsities 80,70 --context 512 --prompt 128
 
 Writes DIR/dense and DIR/s80, … (float32), DIR/NAME-int8 and DIR/NAME-int4 (all matrices, the head too),
-DIR/NAME-deepsparse, and the variants that the named peers open instead of a package. What is there already is kept, so a
+DIR/NAME-head8 and DIR/NAME-int8-head4 (float32 and int8 with a rounder head), DIR/NAME-deepsparse, and the variants that the named peers open instead of a package. What is there already is kept, so a
 broken-off run goes on. Random weights have no spectrum: the layer profile is a published model's, as in
 `speed_packages.py`; without --profile every matrix is cut alike.
 """
@@ -13,7 +13,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from speed_packages import profile_scores  # beside this script
+from cpu_engines_table import PACKAGES  # beside this script
+from speed_packages import profile_scores
 
 from tailcut.allocation import Allocation, Budget, LayerScore, LayerScores
 from tailcut.bench import variants
@@ -30,10 +31,7 @@ from tailcut.export.run import export
 from tailcut.export.static import export_deepsparse
 from tailcut.manifest import MANIFEST_NAME
 from tailcut.progress import Reporter, console
-from tailcut.quantised import Precision
 from tailcut.results import Workload
-
-INTEGERS: tuple[Precision, ...] = ("int8", "int4")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -54,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def wanted(name: str, options: argparse.Namespace) -> list[str]:
     """The packages of one sparsity, the static one included where it is asked for."""
     static = [f"{name}-deepsparse"] if percent_of(name) in options.static else []
-    return [name, *(f"{name}-{weights}" for weights in INTEGERS), *static]
+    return [*(f"{name}{suffix}" for suffix in PACKAGES), *static]
 
 
 def percent_of(name: str) -> int:
@@ -83,11 +81,9 @@ def plan(options: argparse.Namespace, percent: int) -> Allocation:
 def write(model: Path, name: str, options: argparse.Namespace, report: Reporter) -> None:
     """Every package of one (cut) model that is not there yet."""
     out: Path = options.out
-    if not (out / name).exists():
-        export(model, out / name, check=False, report=report)
-    for weights in INTEGERS:
-        if not (out / f"{name}-{weights}").exists():
-            export(model, out / f"{name}-{weights}", weights=weights, head=weights, check=False, report=report)
+    for suffix, (weights, head) in PACKAGES.items():
+        if not (out / f"{name}{suffix}").exists():
+            export(model, out / f"{name}{suffix}", weights=weights, head=head, check=False, report=report)
     static = out / f"{name}-deepsparse"
     if static.name in wanted(name, options) and not static.exists():
         sizes = {"context": options.context, "prompt": options.prompt}
@@ -113,8 +109,8 @@ def peers(options: argparse.Namespace, name: str, report: Reporter) -> None:
 def logits(options: argparse.Namespace, name: str, report: Reporter) -> None:
     """The reference logits that every engine is checked against, now rather than while the machine is being timed."""
     work = Workload(prompt_tokens=options.prompt, new_tokens=4, context=options.context, threads=len(usable_cpus()))
-    for number, suffix in enumerate(("", *(f"-{weights}" for weights in INTEGERS))):
-        report("reference logits", number, 1 + len(INTEGERS), f"{name}{suffix}")
+    for number, suffix in enumerate(PACKAGES):
+        report("reference logits", number, len(PACKAGES), f"{name}{suffix}")
         reference(Row("onnxruntime", options.out / f"{name}{suffix}", "float32"), work)
 
 

@@ -78,10 +78,21 @@ def make_pool(setting: Setting, pool_bytes: int, isa: library.Isa) -> list[CpuMa
 
 
 def measure_shape(settings: Sequence[Setting], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """All settings of one shape and thread count, taking turns."""
-    pools = {setting: make_pool(setting, options.pool_bytes, options.isa) for setting in settings}
+    """All settings of one shape: packed once, then one thread count after the other."""
+    cpus = {threads: pinned_cpus(threads) for threads in options.threads}
+    found = {(s.kind, s.sparsity): make_pool(s, options.pool_bytes, options.isa) for s in settings}
+    everything = os.sched_getaffinity(0)
+    for threads, chosen in cpus.items():
+        os.sched_setaffinity(0, chosen)
+        yield from take_turns({s: found[s.kind, s.sparsity] for s in settings if s.threads == threads}, options)
+        os.sched_setaffinity(0, everything)
+
+
+def take_turns(pools: dict[Setting, list[CpuMatrix]], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The settings of one shape and thread count, each once a round."""
     buffer = np.ones(READ_BYTES, np.uint8)
-    x = np.random.default_rng(1).standard_normal((1, settings[0].shape[1]), np.float32)
+    columns = next(iter(pools)).shape[1] if pools else 0
+    x = np.random.default_rng(1).standard_normal((1, columns), np.float32)
     rows: dict[Setting, dict[str, Any]] = {}
     for setting, pool in pools.items():
         described = asdict(pool[0].describe())
@@ -89,30 +100,30 @@ def measure_shape(settings: Sequence[Setting], options: argparse.Namespace) -> I
         rows[setting] |= {"bytes": described["bytes"], "pool": len(pool), "rounds": []}
         time_pool(pool, x, setting.threads, 2, 0)
     for turn in range(options.rounds):
-        before = stream_read(buffer, settings[0].threads)
         for setting, pool in pools.items():
+            before = stream_read(buffer, setting.threads)
             seconds = time_pool(pool, x, setting.threads, options.calls, turn * options.calls)
             after = stream_read(buffer, setting.threads)
             rows[setting]["rounds"].append({"seconds": seconds.tolist(), "read": [before, after]})
-            before = after
     yield from rows.values()
 
 
 def run(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Every shape and thread count; the file is rewritten after each, and what it holds is not repeated."""
+    """Every shape; the file is rewritten after each, and what it holds is not repeated."""
     rows = read(options.output) if options.output.exists() else []
     known = {row["key"] for row in rows}
-    for threads in options.threads:
-        os.sched_setaffinity(0, pinned_cpus(threads))
-        for shape in options.shapes:
-            wanted = [
-                Setting(kind, shape, sparsity, threads) for kind in options.kinds for sparsity in options.sparsities
-            ]
-            settings = [setting for setting in wanted if setting.key not in known]
-            if settings:
-                with machine_lock():
-                    rows += measure_shape(settings, options)
-                write(options.output, rows)
+    for shape in options.shapes:
+        wanted = [
+            Setting(kind, shape, sparsity, threads)
+            for threads in options.threads
+            for kind in options.kinds
+            for sparsity in options.sparsities
+        ]
+        settings = [setting for setting in wanted if setting.key not in known]
+        if settings:
+            with machine_lock():
+                rows += measure_shape(settings, options)
+            write(options.output, rows)
     return rows
 
 

@@ -19,6 +19,7 @@ import cpu_engines
 import cpu_engines_table
 import cpu_kernels
 import cpu_quality
+import cpu_rows
 import numpy as np
 
 from tailcut import codec
@@ -94,6 +95,19 @@ def kernels() -> str:
     return cpu_kernels.render(json.loads((RESULTS / "cpu_kernels.json").read_bytes()))
 
 
+def kernels_avx512() -> str:
+    return cpu_kernels.render(json.loads((RESULTS / "cpu_kernels_avx512.json").read_bytes()))
+
+
+def rows() -> str:
+    """One to many rows, inside ONNX Runtime, against its own dense products."""
+    return cpu_rows.render(json.loads((RESULTS / "cpu_rows.json").read_bytes()))
+
+
+def rows_avx512() -> str:
+    return cpu_rows.render(json.loads((RESULTS / "cpu_rows_avx512.json").read_bytes()))
+
+
 def deployed_quality() -> str:
     """Perplexity through the kernels against the same stored weights."""
     return cpu_quality.render(json.loads((RESULTS / "cpu_quality.json").read_bytes()))
@@ -158,6 +172,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "cpu_engines_avx512": engines_avx512,
     "cpu_engines_avx512_80": engines_avx512_at_80,
     "cpu_kernels": kernels,
+    "cpu_kernels_avx512": kernels_avx512,
+    "cpu_rows": rows,
+    "cpu_rows_avx512": rows_avx512,
     "cpu_quality": deployed_quality,
     "esd": esd,
     "demo": demo,

@@ -106,6 +106,11 @@ def packed_bytes(path: Path | None = None) -> int:
     return int(_loaded(path).tailcut_packed_bytes())
 
 
+def packing_threads(threads: int = 0, path: Path | None = None) -> None:
+    """Threads that pack matrices from now on; 0 is one for each processor this process may use. The bytes are the same."""
+    _loaded(path).tailcut_ask_packing_threads(threads)
+
+
 @dataclass(frozen=True, slots=True)
 class Description:
     """What a matrix was packed into: data type, format, instruction set, weights left and bytes read per product."""
@@ -172,6 +177,11 @@ class CpuMatrix:
         shape = (int(info.rows), int(info.cols))
         return Description(kind, FORMATS[info.format], ISAS[info.isa], shape, int(info.nonzeros), int(info.bytes))
 
+    def packed(self) -> npt.NDArray[np.uint8]:
+        """A copy of the packed bytes, uint8 [describe().bytes]."""
+        data = self._library.tailcut_data(self._handle)
+        return np.frombuffer(ctypes.string_at(data, self.describe().bytes), np.uint8)
+
     def matmul(self, x: Floats, threads: int = 1, out: Floats | None = None) -> Floats:
         """x [..., in] -> x W^T [..., out], written to `out` (contiguous) if it is given."""
         rows, columns = self.describe().shape
@@ -222,6 +232,10 @@ def _open(path: str) -> ctypes.CDLL:
     library.tailcut_free.restype = None
     library.tailcut_describe.argtypes = [pointer, pointer]
     library.tailcut_describe.restype = None
+    library.tailcut_data.argtypes = [pointer]
+    library.tailcut_data.restype = pointer
+    library.tailcut_ask_packing_threads.argtypes = [ctypes.c_int32]
+    library.tailcut_ask_packing_threads.restype = None
     library.tailcut_matmul.argtypes = [pointer, pointer, ctypes.c_int64, pointer, ctypes.c_int32]
     library.tailcut_counters.argtypes = [pointer, pointer, ctypes.c_int32]
     return library

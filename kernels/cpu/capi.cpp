@@ -100,6 +100,12 @@ TAILCUT_PUBLIC void tailcut_describe(const void* handle, TailcutInfo* out) {
                      w.cols, w.nonzeros, static_cast<int64_t>(w.data_bytes)};
 }
 
+// The packed bytes, as many as tailcut_describe says.
+TAILCUT_PUBLIC const void* tailcut_data(const void* handle) { return static_cast<const Handle*>(handle)->w->data; }
+
+// Threads that pack matrices from now on; 0 leaves it to the library.
+TAILCUT_PUBLIC void tailcut_ask_packing_threads(int32_t threads) { ask_packing_threads(threads); }
+
 // y [m, rows] = x [m, cols] W^T with `threads` threads; 0 if there is not enough memory.
 TAILCUT_PUBLIC int32_t tailcut_matmul(const void* handle, const float* x, int64_t m, float* y, int32_t threads) {
   try {

@@ -27,8 +27,6 @@
 // y is written at order[slot].
 #pragma once
 
-#include <vector>
-
 #include "matrix.h"
 
 namespace tailcut {
@@ -41,16 +39,5 @@ static constexpr size_t index_group_bytes(Kind kind) { return size_t(kIndexSteps
 static constexpr int64_t index_slices(int64_t rows) { return (rows + kTile - 1) / kTile; }
 
 static inline const uint32_t* index_order(const Matrix& w) { return reinterpret_cast<const uint32_t*>(w.data); }
-
-// Where everything will lie, found from the mask alone. The source has been validated (sizes, popcount, spare bits).
-struct IndexPlan {
-  std::vector<uint32_t> order;        // [16 * slices]
-  std::vector<uint64_t> slice_start;  // [slices + 1], what becomes Matrix::row_start
-  size_t bytes = 0;                   // of data, without slack
-};
-IndexPlan plan_index(const Source& source);
-
-// Write the plan's `bytes` bytes.
-void fill_index(const Source& source, const IndexPlan& plan, uint8_t* data);
 
 }  // namespace tailcut

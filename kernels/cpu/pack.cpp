@@ -4,9 +4,8 @@
 
 #include <cstring>
 
-#include "index.h"
 #include "memory.h"
-#include "source.h"
+#include "threads.h"
 
 namespace tailcut {
 namespace {
@@ -15,22 +14,20 @@ constexpr uint64_t kAlign = 64;
 
 uint64_t round_up(uint64_t value, uint64_t unit) { return (value + unit - 1) / unit * unit; }
 
-uint8_t nibble(const uint8_t* stream, uint64_t index) {
-  return index & 1 ? stream[index / 2] >> 4 : stream[index / 2] & 15;
+uint64_t entries_of(const Packing& p, int64_t row) {
+  const auto at = static_cast<size_t>(row);
+  if (!p.source.mask) return static_cast<uint64_t>(p.source.cols);
+  return p.counted.values_before[at + 1] - p.counted.values_before[at];
 }
 
 // Bytes of a record before rounding: the mask words and the values of one row.
-uint64_t record_bytes(const Source& s, const Matrix& w, const Counted& c, int64_t row) {
-  if (w.format == Format::dense) return static_cast<uint64_t>(w.blocks * kBlock * value_bits(s.kind) / 8);
-  const uint64_t masks = static_cast<uint64_t>(w.blocks) * 8;
-  if (s.kind != Kind::i4) {
-    const uint64_t entries = s.mask ? c.values_before[static_cast<size_t>(row) + 1] - c.values_before[static_cast<size_t>(row)]
-                                    : static_cast<uint64_t>(s.cols);
-    return masks + entries * static_cast<uint64_t>(value_bits(s.kind)) / 8;
-  }
-  uint64_t bytes = masks;
-  for (int64_t block = 0; block < w.blocks; ++block)
-    bytes += (static_cast<uint64_t>(__builtin_popcountll(block_mask(s, row, block))) + 1) / 2;
+uint64_t record_bytes(const Packing& p, int64_t row) {
+  const uint64_t bits = static_cast<uint64_t>(value_bits(p.source.kind)), blocks = static_cast<uint64_t>(p.w->blocks);
+  if (p.w->format == Format::dense) return blocks * kBlock * bits / 8;
+  if (p.source.kind != Kind::i4) return blocks * 8 + entries_of(p, row) * bits / 8;
+  uint64_t bytes = blocks * 8;
+  for (int64_t block = 0; block < p.w->blocks; ++block)
+    bytes += static_cast<uint64_t>(count_bits(block_mask(p.source, row, block)) + 1) / 2;
   return bytes;
 }
 
@@ -39,66 +36,87 @@ void copy_i8(const int8_t* from, uint8_t* to, uint64_t count, bool signed_bytes)
   for (uint64_t i = 0; i < count; ++i) to[i] = static_cast<uint8_t>(from[i]) ^ flip;
 }
 
-void copy_values(const Source& s, const Matrix& w, uint64_t first, uint64_t count, uint8_t* to) {
-  if (s.kind == Kind::i8) return copy_i8(static_cast<const int8_t*>(s.values) + first, to, count, w.signed_bytes);
+void copy_values(const Packing& p, uint64_t first, uint64_t count, uint8_t* to) {
+  const Source& s = p.source;
+  if (s.kind == Kind::i8) return copy_i8(static_cast<const int8_t*>(s.values) + first, to, count, p.w->signed_bytes);
   const uint64_t size = static_cast<uint64_t>(value_bits(s.kind)) / 8;
   if (count) std::memcpy(to, static_cast<const uint8_t*>(s.values) + first * size, count * size);
 }
 
-void put_nibble(uint8_t* to, uint64_t index, uint8_t value) {
-  to[index / 2] = static_cast<uint8_t>(to[index / 2] | value << (index & 1 ? 4 : 0));
-}
-
-// One row of a 4-bit matrix: every block's nibbles start at a whole byte.
-void copy_nibbles(const Source& s, const Matrix& w, int64_t row, uint64_t first, uint8_t* to) {
-  const auto* stream = static_cast<const uint8_t*>(s.values);
-  for (int64_t block = 0; block < w.blocks; ++block) {
-    const uint64_t count = static_cast<uint64_t>(__builtin_popcountll(block_mask(s, row, block)));
-    for (uint64_t i = 0; i < count; ++i) put_nibble(to, i, nibble(stream, first + i));
-    to += (count + 1) / 2, first += count;
+// `count` nibbles of a stream, from nibble `first` on, to a whole byte.
+void copy_nibbles(const uint8_t* stream, uint64_t first, uint64_t count, uint8_t* to) {
+  const uint8_t* from = stream + first / 2;
+  const uint64_t pairs = count / 2;
+  if (first & 1) {
+    for (uint64_t i = 0; i < pairs; ++i) to[i] = static_cast<uint8_t>(from[i] >> 4 | from[i + 1] << 4);
+  } else if (pairs) {
+    std::memcpy(to, from, pairs);
   }
+  if (count & 1) to[pairs] = nibble(stream, first + count - 1);
 }
 
-void fill_bitmask_row(const Source& s, const Matrix& w, const Counted& c, int64_t row, uint8_t* to) {
-  for (int64_t block = 0; block < w.blocks; ++block) {
-    const uint64_t word = block_mask(s, row, block);
+void fill_bitmask_row(const Packing& p, int64_t row, uint8_t* to) {
+  const uint64_t first = first_entry(p.source, p.counted, row);
+  uint8_t* values = to + p.w->blocks * 8;
+  if (p.source.kind != Kind::i4) copy_values(p, first, entries_of(p, row), values);
+  uint64_t before = 0;
+  for (int64_t block = 0; block < p.w->blocks; ++block) {
+    const uint64_t word = block_mask(p.source, row, block);
     std::memcpy(to + block * 8, &word, 8);
-  }
-  to += w.blocks * 8;
-  const uint64_t first = first_entry(s, c, row);
-  if (s.kind == Kind::i4) return copy_nibbles(s, w, row, first, to);
-  const uint64_t count = s.mask ? c.values_before[static_cast<size_t>(row) + 1] - first : static_cast<uint64_t>(s.cols);
-  copy_values(s, w, first, count, to);
-}
-
-void fill_dense_row(const Source& s, const Matrix& w, const Counted& c, int64_t row, uint8_t* to) {
-  uint64_t at = first_entry(s, c, row);
-  const auto* values = static_cast<const uint8_t*>(s.values);
-  const uint64_t size = static_cast<uint64_t>(value_bits(s.kind)) / 8;
-  for (int64_t block = 0; block < w.blocks; ++block) {
-    const uint64_t word = block_mask(s, row, block);
-    for (int j = 0; j < kBlock; ++j) {
-      const uint64_t column = static_cast<uint64_t>(block * kBlock + j);
-      const bool there = word >> j & 1;
-      if (s.kind == Kind::i4) put_nibble(to, column, there ? nibble(values, at) : 8);
-      else if (s.kind == Kind::i8) to[column] = static_cast<uint8_t>((there ? values[at] : 0) ^ (w.signed_bytes ? 0 : 0x80));
-      else if (there) std::memcpy(to + column * size, values + at * size, size);
-      at += there;
-    }
+    if (p.source.kind != Kind::i4) continue;
+    const auto count = static_cast<uint64_t>(count_bits(word));
+    copy_nibbles(static_cast<const uint8_t*>(p.source.values), first + before, count, values);
+    values += (count + 1) / 2, before += count;
   }
 }
 
-bool pack_rows(const Source& s, const Counted& c, Matrix* w, std::string* error) {
-  std::vector<uint64_t> starts(static_cast<size_t>(s.rows) + 1, 0);
-  for (int64_t row = 0; row < s.rows; ++row)
-    starts[static_cast<size_t>(row) + 1] = starts[static_cast<size_t>(row)] + round_up(record_bytes(s, *w, c, row), 8);
-  if (!allocate(w, starts, s, error)) return false;
-  auto* base = static_cast<uint8_t*>(w->memory.get());
-  for (int64_t row = 0; row < s.rows; ++row) {
+// A row of zeros, as stored. The memory is all zero bytes as it comes.
+void clear_dense_row(const Packing& p, uint8_t* to) {
+  const auto columns = static_cast<size_t>(p.w->blocks * kBlock);
+  if (p.source.kind == Kind::i4) std::memset(to, 0x88, columns / 2);
+  if (p.source.kind == Kind::i8 && !p.w->signed_bytes) std::memset(to, 0x80, columns);
+}
+
+void put_nibble(uint8_t* to, int64_t column, uint8_t value) {
+  const int shift = column & 1 ? 4 : 0;
+  to[column / 2] = static_cast<uint8_t>((to[column / 2] & 0xf0 >> shift) | value << shift);
+}
+
+void put_dense(const Packing& p, int64_t column, uint64_t entry, uint8_t* to) {
+  const auto* values = static_cast<const uint8_t*>(p.source.values);
+  if (p.source.kind == Kind::i4) return put_nibble(to, column, nibble(values, entry));
+  copy_values(p, entry, 1, to + column * value_bits(p.source.kind) / 8);
+}
+
+void fill_dense_row(const Packing& p, int64_t row, uint8_t* to) {
+  const Source& s = p.source;
+  uint64_t entry = first_entry(s, p.counted, row);
+  clear_dense_row(p, to);
+  if (!s.mask && s.kind != Kind::i4) return copy_values(p, entry, static_cast<uint64_t>(s.cols), to);
+  for (int64_t block = 0; block < p.w->blocks; ++block)
+    for (uint64_t word = block_mask(s, row, block); word; word &= word - 1)
+      put_dense(p, block * kBlock + __builtin_ctzll(word), entry++, to);
+}
+
+// Rows in runs of kTile, which is enough work to hand over.
+template <class Body>
+void spread_rows(const Packing& p, const Body& body) {
+  spread(p.threads, (p.source.rows + kTile - 1) / kTile, [&](int64_t tile) {
+    for (int64_t row = tile * kTile; row < (tile + 1) * kTile && row < p.source.rows; ++row) body(row);
+  });
+}
+
+bool pack_rows(const Packing& p, std::string* error) {
+  std::vector<uint64_t> starts(static_cast<size_t>(p.source.rows) + 1, 0);
+  spread_rows(p, [&](int64_t row) { starts[static_cast<size_t>(row) + 1] = round_up(record_bytes(p, row), 8); });
+  add_up(&starts);
+  uint8_t* const base = allocate(p, starts, error);
+  if (!base) return false;
+  spread_rows(p, [&](int64_t row) {
     uint8_t* to = base + starts[static_cast<size_t>(row)];
-    if (w->format == Format::dense) fill_dense_row(s, *w, c, row, to);
-    else fill_bitmask_row(s, *w, c, row, to);
-  }
+    if (p.w->format == Format::dense) fill_dense_row(p, row, to);
+    else fill_bitmask_row(p, row, to);
+  });
   return true;
 }
 
@@ -121,39 +139,43 @@ bool known(Isa isa, Format format, Kind kind, std::string* error) {
   return false;
 }
 
+std::unique_ptr<Matrix> unfilled(const Source& source, const Counted& counted, Isa isa, Format format) {
+  auto w = std::make_unique<Matrix>();
+  w->kind = source.kind, w->format = format, w->isa = isa;
+  w->signed_bytes = isa == Isa::portable || isa == Isa::avx2;
+  w->rows = source.rows, w->cols = source.cols;
+  w->blocks = (source.cols + kBlock - 1) / kBlock, w->groups = (source.cols + kGroup - 1) / kGroup;
+  w->nonzeros = counted.nonzeros;
+  w->scales = nullptr;
+  w->kernels = kernels_of(isa);
+  return w;
+}
+
 }  // namespace
 
-bool allocate(Matrix* w, const std::vector<uint64_t>& starts, const Source& s, std::string* error) {
-  w->data_bytes = starts.back();
-  const uint64_t offsets_at = round_up(w->data_bytes + kSlack, kAlign);
+void add_up(std::vector<uint64_t>* starts) {
+  for (size_t i = 1; i < starts->size(); ++i) (*starts)[i] += (*starts)[i - 1];
+}
+
+uint8_t* allocate(const Packing& p, const std::vector<uint64_t>& starts, std::string* error) {
+  const Source& s = p.source;
+  p.w->data_bytes = starts.back();
+  const uint64_t offsets_at = round_up(p.w->data_bytes + kSlack, kAlign);
   const uint64_t scales_at = round_up(offsets_at + starts.size() * sizeof(uint64_t), kAlign);
-  w->memory = weight_memory(scales_at + s.scale_count * sizeof(float) + kAlign);
-  auto* base = static_cast<uint8_t*>(w->memory.get());
+  p.w->memory = weight_memory(scales_at + s.scale_count * sizeof(float) + kAlign);
+  auto* base = static_cast<uint8_t*>(p.w->memory.get());
   if (!base) {
-    *error = "no memory for " + std::to_string(w->data_bytes) + " bytes of weights";
-    return false;
+    *error = "no memory for " + std::to_string(p.w->data_bytes) + " bytes of weights";
+    return nullptr;
   }
-  w->data = base;
-  w->row_start = reinterpret_cast<uint64_t*>(base + offsets_at);
+  p.w->data = base;
+  p.w->row_start = reinterpret_cast<uint64_t*>(base + offsets_at);
   std::memcpy(base + offsets_at, starts.data(), starts.size() * sizeof(uint64_t));
   if (s.scale_count) {
-    w->scales = reinterpret_cast<float*>(base + scales_at);
+    p.w->scales = reinterpret_cast<float*>(base + scales_at);
     std::memcpy(base + scales_at, s.scales, s.scale_count * sizeof(float));
   }
-  return true;
-}
-
-uint64_t block_mask(const Source& s, int64_t row, int64_t block) {
-  if (s.mask) return mask_word(s, row, block);
-  const int64_t left = s.cols - block * kBlock;
-  if (left <= 0) return 0;  // behind the last column
-  return left >= kBlock ? ~uint64_t{0} : (uint64_t{1} << left) - 1;
-}
-
-uint64_t first_entry(const Source& s, const Counted& c, int64_t row) {
-  if (s.mask) return c.values_before[static_cast<size_t>(row)];
-  const int64_t stride = s.kind == Kind::i4 ? (s.cols + 1) / 2 * 2 : s.cols;
-  return static_cast<uint64_t>(row * stride);
+  return base;
 }
 
 // A mask costs the same time whatever is left, an index costs it per weight left. Where they meet was measured at
@@ -165,13 +187,6 @@ bool index_is_better(const Source& s, const Counted& c, Isa isa) {
   return c.nonzeros * 100 < s.rows * s.cols * percent;
 }
 
-bool pack_index(const Source& s, const Counted&, Matrix* w, std::string* error) {
-  const IndexPlan plan = plan_index(s);
-  if (!allocate(w, plan.slice_start, s, error)) return false;
-  fill_index(s, plan, static_cast<uint8_t*>(w->memory.get()));
-  return true;
-}
-
 std::unique_ptr<Matrix> pack(const Source& source, Isa isa, Format format, std::string* error) {
   Counted counted;
   if (!check(source, &counted, error)) return nullptr;
@@ -179,18 +194,11 @@ std::unique_ptr<Matrix> pack(const Source& source, Isa isa, Format format, std::
   int64_t slots = 0;
   if (format == Format::automatic) format = automatic_format(source, counted, isa, &slots);
   if (!known(isa, format, source.kind, error)) return nullptr;
-  auto w = std::make_unique<Matrix>();
-  w->kind = source.kind, w->format = format, w->isa = isa;
-  w->signed_bytes = isa == Isa::portable || isa == Isa::avx2;
-  w->rows = source.rows, w->cols = source.cols;
-  w->blocks = (source.cols + kBlock - 1) / kBlock, w->groups = (source.cols + kGroup - 1) / kGroup;
-  w->nonzeros = counted.nonzeros;
-  w->scales = nullptr;
-  w->kernels = kernels_of(isa);
-  bool done = false;
-  if (format == Format::index) done = pack_index(source, counted, w.get(), error);
-  else if (format == Format::slots) done = pack_slots(source, counted, slots, w.get(), error);
-  else done = pack_rows(source, counted, w.get(), error);
+  std::unique_ptr<Matrix> w = unfilled(source, counted, isa, format);
+  const Packing p{source, counted, packing_threads(source.rows * source.cols), w.get()};
+  const bool done = format == Format::index   ? pack_index(p, error)
+                    : format == Format::slots ? pack_slots(p, slots, error)
+                                              : pack_rows(p, error);
   return done ? std::move(w) : nullptr;
 }
 

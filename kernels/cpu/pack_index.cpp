@@ -1,26 +1,19 @@
-// Packing of the `index` format (index.h).
+// Packing of the `index` format (index.h). The source has been checked.
 #include <algorithm>
 #include <cstring>
 #include <numeric>
 
 #include "index.h"
+#include "pack.h"
 
 namespace tailcut {
 namespace {
 
-// Calls visit(column) for every column kept in `row`, in ascending order.
-template <typename Visit>
-void for_each_column(const Source& source, int64_t row, Visit visit) {
-  if (source.mask == nullptr) {
-    for (int64_t column = 0; column < source.cols; ++column) visit(column);
-    return;
-  }
-  const int64_t width = (source.cols + 7) / 8;
-  const uint8_t* mask = source.mask + row * width;
-  for (int64_t byte = 0; byte < width; ++byte) {
-    for (unsigned bits = mask[byte]; bits != 0; bits &= bits - 1) visit(8 * byte + __builtin_ctz(bits));
-  }
-}
+// Where everything will lie, found from the mask alone.
+struct Plan {
+  std::vector<uint32_t> order;        // [16 * slices]
+  std::vector<uint64_t> slice_start;  // [slices + 1], what becomes Matrix::row_start
+};
 
 // Entries that lead from the column before to this one: the value's own, and one for every 255 columns bridged.
 int64_t entries_between(int64_t before, int64_t column) {
@@ -28,13 +21,15 @@ int64_t entries_between(int64_t before, int64_t column) {
   return gap == 0 ? 1 : (gap + 254) / 255;
 }
 
-int64_t entries_of_row(const Source& source, int64_t row) {
-  int64_t entries = 0;
-  int64_t before = 0;
-  for_each_column(source, row, [&](int64_t column) {
-    entries += entries_between(before, column);
-    before = column;
-  });
+// Only the first column of a block can be far from the one before.
+int64_t entries_of_row(const Packing& p, int64_t row) {
+  int64_t entries = 0, before = 0;
+  for (int64_t block = 0; block < p.w->blocks; ++block) {
+    const uint64_t word = block_mask(p.source, row, block);
+    if (!word) continue;
+    entries += entries_between(before, block * kBlock + __builtin_ctzll(word)) + count_bits(word) - 1;
+    before = block * kBlock + kBlock - 1 - __builtin_clzll(word);
+  }
   return entries;
 }
 
@@ -45,77 +40,96 @@ int64_t even_step(int64_t count) {
   return step;
 }
 
-int64_t values_in_row(const Source& source, int64_t row) {
-  if (source.mask == nullptr) return source.cols;
-  const int64_t width = (source.cols + 7) / 8;
-  int64_t count = 0;
-  for (int64_t byte = 0; byte < width; ++byte) count += __builtin_popcount(source.mask[row * width + byte]);
-  return count;
+std::vector<int64_t> entries_of_rows(const Packing& p) {
+  std::vector<int64_t> entries(size_t(p.source.rows));
+  spread(p.threads, index_slices(p.source.rows), [&](int64_t slice) {
+    for (int64_t row = slice * kTile; row < (slice + 1) * kTile && row < p.source.rows; ++row)
+      entries[size_t(row)] = entries_of_row(p, row);
+  });
+  return entries;
 }
 
-// One lane of a slice: entry e is step e % kIndexSteps of group e / kIndexSteps.
-void fill_lane(const Source& source, int64_t row, int64_t first_value, int64_t lane, uint8_t* slice) {
-  const size_t width = value_bytes_of(source.kind);
-  const size_t group_bytes = index_group_bytes(source.kind);
-  const uint8_t* values = static_cast<const uint8_t*>(source.values) + size_t(first_value) * width;
-  int64_t entry = 0;
-  const auto place = [&](int64_t delta, const uint8_t* value) {
-    uint8_t* group = slice + size_t(entry / kIndexSteps) * group_bytes;
-    const size_t place_in_group = size_t(entry % kIndexSteps * kTile + lane);
-    group[place_in_group] = uint8_t(delta);
-    if (value != nullptr) std::memcpy(group + kIndexSteps * kTile + place_in_group * width, value, width);
-    ++entry;
-  };
-  int64_t before = 0;
-  for_each_column(source, row, [&](int64_t column) {
-    for (; column - before > 255; before += 255) place(255, nullptr);
-    place(column - before, values);
-    values += width;
-    before = column;
-  });
+Plan plan_index(const Packing& p) {
+  const int64_t rows = p.source.rows, slices = index_slices(rows);
+  const std::vector<int64_t> entries = entries_of_rows(p);
+  std::vector<uint32_t> sorted(static_cast<size_t>(rows));
+  std::iota(sorted.begin(), sorted.end(), 0U);
+  std::stable_sort(sorted.begin(), sorted.end(), [&](uint32_t a, uint32_t b) { return entries[a] > entries[b]; });
+
+  Plan plan;
+  plan.order.assign(size_t(slices * kTile), 0U);
+  plan.slice_start.assign(size_t(slices + 1), plan.order.size() * sizeof(uint32_t));
+  const int64_t whole = rows / kTile;  // a slice that is not full stays last: slots < rows are the real ones
+  const int64_t step = whole > 0 ? even_step(whole) : 1;
+  for (int64_t slice = 0; slice < slices; ++slice) {
+    const int64_t from = slice < whole ? slice * step % whole * kTile : whole * kTile;
+    std::copy_n(sorted.begin() + from, std::min(kTile, rows - from), plan.order.begin() + slice * kTile);
+    const int64_t longest = entries[sorted[size_t(from)]];  // sorted, longest first
+    plan.slice_start[size_t(slice) + 1] =
+        uint64_t((longest + kIndexSteps - 1) / kIndexSteps) * index_group_bytes(p.source.kind);
+  }
+  add_up(&plan.slice_start);
+  return plan;
+}
+
+// One lane of a slice, an entry a step; kIndexSteps of them to a group. Memory is zero as it comes, which is what bridges
+// and the ends of short lanes hold.
+template <size_t width>
+class Lane {
+ public:
+  Lane(uint8_t* slice, int64_t lane) : group_(slice), lane_(size_t(lane)) {}
+
+  void put(int64_t column, const uint8_t* value) {
+    for (; column - before_ > 255; before_ += 255) step(255);
+    const size_t place = step(uint8_t(column - before_));
+    before_ = column;
+    std::memcpy(values_ + place * width, value, width);
+  }
+
+ private:
+  // Sets the delta of the next entry; its place among the group's, and its group's values.
+  size_t step(uint8_t delta) {
+    const size_t place = step_ * kTile + lane_;
+    group_[place] = delta;
+    values_ = group_ + kIndexSteps * kTile;
+    if (++step_ == kIndexSteps) step_ = 0, group_ += kIndexSteps * kTile * (1 + width);
+    return place;
+  }
+
+  uint8_t* group_;
+  uint8_t* values_ = nullptr;
+  const size_t lane_;
+  size_t step_ = 0;
+  int64_t before_ = 0;
+};
+
+template <size_t width>
+void fill_lane(const Packing& p, int64_t row, int64_t lane, uint8_t* slice) {
+  const uint8_t* value = static_cast<const uint8_t*>(p.source.values) + first_entry(p.source, p.counted, row) * width;
+  Lane<width> to(slice, lane);
+  for (int64_t block = 0; block < p.w->blocks; ++block)
+    for (uint64_t word = block_mask(p.source, row, block); word; word &= word - 1, value += width)
+      to.put(block * kBlock + __builtin_ctzll(word), value);
+}
+
+void fill_slice(const Packing& p, const Plan& plan, int64_t slice, uint8_t* base) {
+  uint8_t* const to = base + plan.slice_start[size_t(slice)];
+  for (int64_t lane = 0; lane < kTile && slice * kTile + lane < p.source.rows; ++lane) {
+    const int64_t row = plan.order[size_t(slice * kTile + lane)];
+    if (value_bytes_of(p.source.kind) == 4) fill_lane<4>(p, row, lane, to);
+    else fill_lane<2>(p, row, lane, to);
+  }
 }
 
 }  // namespace
 
-IndexPlan plan_index(const Source& source) {
-  const int64_t slices = index_slices(source.rows);
-  std::vector<int64_t> entries(size_t(source.rows));
-  for (int64_t row = 0; row < source.rows; ++row) entries[size_t(row)] = entries_of_row(source, row);
-  std::vector<uint32_t> sorted(size_t(source.rows));
-  std::iota(sorted.begin(), sorted.end(), 0U);
-  std::stable_sort(sorted.begin(), sorted.end(), [&](uint32_t a, uint32_t b) { return entries[a] > entries[b]; });
-
-  IndexPlan plan;
-  plan.order.assign(size_t(slices * kTile), 0U);
-  plan.slice_start.assign(size_t(slices + 1), 0U);
-  uint64_t place = plan.order.size() * sizeof(uint32_t);
-  const int64_t whole = source.rows / kTile;  // a slice that is not full stays last: slots < rows are the real ones
-  const int64_t step = whole > 0 ? even_step(whole) : 1;
-  for (int64_t slice = 0; slice < slices; ++slice) {
-    const int64_t from = slice < whole ? slice * step % whole * kTile : whole * kTile;
-    const int64_t count = std::min(kTile, source.rows - from);
-    std::copy_n(sorted.begin() + from, count, plan.order.begin() + slice * kTile);
-    const int64_t longest = entries[sorted[size_t(from)]];  // sorted, longest first
-    plan.slice_start[size_t(slice)] = place;
-    place += uint64_t((longest + kIndexSteps - 1) / kIndexSteps) * index_group_bytes(source.kind);
-  }
-  plan.slice_start[size_t(slices)] = place;
-  plan.bytes = place;
-  return plan;
-}
-
-void fill_index(const Source& source, const IndexPlan& plan, uint8_t* data) {
-  std::memset(data, 0, plan.bytes);
-  if (!plan.order.empty()) std::memcpy(data, plan.order.data(), plan.order.size() * sizeof(uint32_t));
-  std::vector<int64_t> first_value(size_t(source.rows) + 1, 0);
-  for (int64_t row = 0; row < source.rows; ++row) {
-    first_value[size_t(row) + 1] = first_value[size_t(row)] + values_in_row(source, row);
-  }
-  for (int64_t slot = 0; slot < source.rows; ++slot) {
-    const int64_t row = plan.order[size_t(slot)];
-    uint8_t* slice = data + plan.slice_start[size_t(slot / kTile)];
-    fill_lane(source, row, first_value[size_t(row)], slot % kTile, slice);
-  }
+bool pack_index(const Packing& p, std::string* error) {
+  const Plan plan = plan_index(p);
+  uint8_t* const base = allocate(p, plan.slice_start, error);
+  if (!base) return false;
+  if (!plan.order.empty()) std::memcpy(base, plan.order.data(), plan.order.size() * sizeof(uint32_t));
+  spread(p.threads, index_slices(p.source.rows), [&](int64_t slice) { fill_slice(p, plan, slice, base); });
+  return true;
 }
 
 }  // namespace tailcut

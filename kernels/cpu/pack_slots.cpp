@@ -1,218 +1,166 @@
-// Packs the slots format. The source has been checked.
+// Packs the slots format. The source has been checked; every entry of the mask gets a place, also one of value 0.
 
-#include <algorithm>
 #include <cstring>
-#include <limits>
 
 #include "pack.h"
 #include "slots.h"
+#include "slots_cost.h"
 
 namespace tailcut {
 namespace {
 
-// Time in bytes read: what is read, and what the processor spends besides, as measured on Zen 3 with two threads that
-// share a core. List entries are dear (a jump that is guessed wrong a list, and one by one), so most groups have none.
-constexpr double kWindowCost = 96 + 12, kWideCost = kWideBytes + 60, kEntryCost = 2 + 30;
-constexpr double kMaskCost = 2000;  // expanding 16 rows of a group by their masks
-constexpr int64_t kMaxWide = 32;
+// A row's values in turn.
+template <Kind kind>
+struct Values {
+  const uint8_t* stream;
+  uint64_t at;
 
-// One tile and group: 16 rows, up to 128 columns.
-struct Block {
-  int8_t dense[kTile][kGroup];
+  int8_t next() {
+    const uint64_t i = at++;
+    return static_cast<int8_t>(kind == Kind::i8 ? stream[i] : nibble(stream, i) - 8);
+  }
 };
 
-struct Entry {
-  int64_t row, column;
-  int8_t value;
+// Where the parts of a group's record lie.
+struct Group {
+  int64_t slots, windows;
+  Leftover left;
+  uint8_t* codes;
+  uint8_t* values;  // of the list
+  uint8_t* wide;
+  uint8_t* places;
 };
 
-// What does not fit into S places a window, by row.
-using Rest = std::vector<Entry>[kTile];
-
-int64_t list_size(const int64_t* lengths, int64_t wide) {
-  int64_t size = 0;
-  bool any = false;
-  for (int64_t row = 0; row < kTile; ++row) {
-    const int64_t left = lengths[row] - 2 * wide;
-    any = any || left > 0;
-    size += left > 1 ? left : 1;
-  }
-  return any ? size : 0;
+int64_t group_bytes(const Packing& p, int64_t group, int64_t slots, const Leftover& left) {
+  const int64_t scales = p.source.kind == Kind::i4 ? kTile * static_cast<int64_t>(sizeof(float)) : 0;
+  const int64_t places = slots_windows(*p.w, group) * slots_window_bytes(slots);
+  return scales + kSlotsRecord + 2 * left.listed + left.wide * kWideBytes + places;
 }
 
-struct Choice {
-  int64_t wide = 0;
-  double cost = std::numeric_limits<double>::infinity();  // of wide places and list
-};
-
-Choice cheapest(const int64_t* lengths) {
-  Choice best;
-  const int64_t most = std::min(kMaxWide, (*std::max_element(lengths, lengths + kTile) + 1) / 2);
-  for (int64_t wide = 0; wide <= most; ++wide) {
-    const double cost = static_cast<double>(wide) * kWideCost + static_cast<double>(list_size(lengths, wide)) * kEntryCost;
-    if (cost < best.cost) best = {wide, cost};
-  }
-  return best;
+uint64_t tile_bytes(const Packing& p, int64_t tile, int64_t slots) {
+  int64_t bytes = 0;
+  for (int64_t group = 0; group < p.w->groups; ++group)
+    bytes += group_bytes(p, group, slots, cheapest(lengths_of(p.source, tile, group, slots)));
+  return static_cast<uint64_t>(bytes);
 }
 
-void lengths_of(const Source& s, int64_t tile, int64_t group, int64_t slots, int64_t* lengths) {
-  for (int64_t k = 0; k < kTile; ++k) {
-    lengths[k] = 0;
-    if (tile * kTile + k >= s.rows) continue;
-    for (int64_t half = 0; half < 2; ++half)
-      for (uint64_t word = block_mask(s, tile * kTile + k, group * 2 + half); word; word >>= 16)
-        lengths[k] += std::max<int64_t>(0, __builtin_popcountll(word & 0xffff) - slots);
-  }
-}
-
-// Cost of every `step`-th tile.
-double cost_of(const Source& s, int64_t slots, int64_t step) {
-  double cost = 0;
-  const int64_t tiles = (s.rows + kTile - 1) / kTile, groups = (s.cols + kGroup - 1) / kGroup;
-  for (int64_t tile = 0; tile < tiles; tile += step)
-    for (int64_t group = 0; group < groups; ++group) {
-      int64_t lengths[kTile];
-      lengths_of(s, tile, group, slots, lengths);
-      cost += 8 * kWindowCost * static_cast<double>(slots) / 4 + cheapest(lengths).cost;
-    }
-  return cost;
-}
-
-double cost_of_mask(const Source& s, const Counted& c, int64_t step) {
-  const int64_t tiles = (s.rows + kTile - 1) / kTile, groups = (s.cols + kGroup - 1) / kGroup;
-  const double all = static_cast<double>(s.rows) * static_cast<double>(s.cols), seen = static_cast<double>((tiles + step - 1) / step);
-  const double bytes = (all / 8 + static_cast<double>(c.nonzeros)) * seen / static_cast<double>(tiles);
-  return bytes + seen * static_cast<double>(groups) * kMaskCost;
-}
-
-// About 64 tiles of a matrix speak for it.
-int64_t sample_step(const Source& s) { return std::max<int64_t>(1, (s.rows + kTile - 1) / kTile / 64); }
-
-struct Places {
-  int64_t slots = 2;
-  double cost = std::numeric_limits<double>::infinity();
-};
-
-Places best_places(const Source& s) {
-  Places best;
-  for (int64_t slots : {2, 4, 8}) {
-    const double cost = cost_of(s, slots, sample_step(s));
-    if (cost < best.cost) best = {slots, cost};
-  }
-  return best;
-}
-
-int8_t read_value(const Source& s, uint64_t at) {
-  const auto* bytes = static_cast<const uint8_t*>(s.values);
-  if (s.kind == Kind::i8) return static_cast<int8_t>(bytes[at]);
-  return static_cast<int8_t>((at & 1 ? bytes[at / 2] >> 4 : bytes[at / 2] & 15) - 8);
-}
-
-// The weight scales of a group for the 16 rows of a tile, 0 for rows that do not exist.
-void append_scales(const Source& s, int64_t tile, int64_t group, int64_t groups, std::vector<uint8_t>* out) {
+// The weight scales of a group for the 16 rows of a tile; those of rows that do not exist stay 0.
+uint8_t* put_scales(const Packing& p, int64_t tile, int64_t group, uint8_t* to) {
   float scales[kTile] = {};
-  for (int64_t k = 0; k < kTile && tile * kTile + k < s.rows; ++k) scales[k] = s.scales[(tile * kTile + k) * groups + group];
-  const auto* bytes = reinterpret_cast<const uint8_t*>(scales);
-  out->insert(out->end(), bytes, bytes + sizeof scales);
+  for (int64_t k = 0; k < kTile && tile * kTile + k < p.source.rows; ++k)
+    scales[k] = p.source.scales[(tile * kTile + k) * p.w->groups + group];
+  std::memcpy(to, scales, sizeof scales);
+  return to + sizeof scales;
 }
 
-void load_block(const Source& s, const Counted& c, int64_t tile, int64_t group, std::vector<uint64_t>* next, Block* b) {
-  std::memset(b, 0, sizeof *b);
-  for (int64_t k = 0; k < kTile && tile * kTile + k < s.rows; ++k) {
-    const int64_t row = tile * kTile + k;
-    uint64_t& at = (*next)[static_cast<size_t>(k)];
-    if (group == 0) at = first_entry(s, c, row);
-    for (int64_t half = 0; half < 2; ++half)
-      for (uint64_t word = block_mask(s, row, group * 2 + half); word; word &= word - 1)
-        b->dense[k][half * kBlock + __builtin_ctzll(word)] = read_value(s, at++);
-  }
+// The record's head, and what follows from it. The memory is zero as it comes.
+Group begin_group(const Packing& p, int64_t group, int64_t slots, const Leftover& left, uint8_t* to) {
+  to[0] = static_cast<uint8_t>(left.listed & 255), to[1] = static_cast<uint8_t>(left.listed >> 8);
+  to[2] = static_cast<uint8_t>(left.wide);
+  uint8_t* const codes = to + kSlotsRecord;
+  uint8_t* const wide = codes + 2 * left.listed;
+  return {slots, slots_windows(*p.w, group), left, codes, codes + left.listed, wide, wide + left.wide * kWideBytes};
 }
 
 // Place `place` of a row; eight places are two layers of four.
 void put_place(uint8_t* window, int64_t slots, int64_t row, int64_t place, int64_t column, int8_t value) {
-  if (slots == 8) return put_place(window + (place / 4) * slots_window_bytes(4), 4, row, place % 4, column, value);
+  if (slots == 8) window += place / 4 * slots_window_bytes(4), slots = 4, place %= 4;
   const int64_t index_bytes = kTile * slots / 2, at = row * slots + place;
   uint8_t& indices = window[at % index_bytes];
   indices = static_cast<uint8_t>(indices | column << (at < index_bytes ? 0 : 4));
   window[index_bytes + at] = static_cast<uint8_t>(value);
 }
 
-void fill_windows(const Block& b, int64_t windows, int64_t slots, uint8_t* out, Rest* rest) {
-  for (int64_t row = 0; row < kTile; ++row)
-    for (int64_t window = 0; window < windows; ++window)
-      for (int64_t j = 0, used = 0; j < kWindow; ++j) {
-        const int64_t column = window * kWindow + j;
-        const int8_t value = b.dense[row][column];
-        if (!value) continue;
-        if (used < slots) put_place(out + window * slots_window_bytes(slots), slots, row, used++, j, value);
-        else (*rest)[row].push_back({row, column, value});
-      }
-}
+// What does not fit into a row's windows, in the order of its columns: wide places first, then the list.
+class Rest {
+ public:
+  Rest(const Group& g, int64_t row, uint8_t** code) : g_(g), row_(row), code_(code) {}
 
-void fill_wide(const Rest& rest, int64_t wide, uint8_t* out) {
-  for (int64_t row = 0; row < kTile; ++row)
-    for (size_t k = 0; k < rest[row].size() && k < static_cast<size_t>(2 * wide); ++k) {
-      uint8_t* at = out + static_cast<int64_t>(k / 2) * kWideBytes + row * 2 + static_cast<int64_t>(k % 2);
-      at[0] = static_cast<uint8_t>(rest[row][k].column);
-      at[kWideBytes / 2] = static_cast<uint8_t>(rest[row][k].value);
+  void put(int64_t column, int8_t value) {
+    if (count_ < 2 * g_.left.wide) {
+      uint8_t* at = g_.wide + count_ / 2 * kWideBytes + row_ * 2 + count_ % 2;
+      at[0] = static_cast<uint8_t>(column), at[kWideBytes / 2] = static_cast<uint8_t>(value);
+    } else {
+      list(column, value);
     }
-}
-
-// Codes, then values, of what is beyond the wide places.
-void append_list(const Rest& rest, int64_t wide, std::vector<uint8_t>* out) {
-  std::vector<uint8_t> values;
-  for (int64_t row = 0; row < kTile; ++row) {
-    const auto first = static_cast<size_t>(2 * wide);
-    uint8_t begins = 0x80;
-    for (size_t k = first; k < rest[row].size(); ++k, begins = 0) {
-      out->push_back(static_cast<uint8_t>(begins | rest[row][k].column));
-      values.push_back(static_cast<uint8_t>(rest[row][k].value));
-    }
-    if (begins) out->push_back(0x80), values.push_back(0);
+    ++count_;
   }
-  out->insert(out->end(), values.begin(), values.end());
+
+  // A list names every row at least once.
+  void end() {
+    if (g_.left.listed && begins_) list(0, 0);
+  }
+
+ private:
+  void list(int64_t column, int8_t value) {
+    g_.values[*code_ - g_.codes] = static_cast<uint8_t>(value);
+    *(*code_)++ = static_cast<uint8_t>(begins_ | column);
+    begins_ = 0;
+  }
+
+  const Group& g_;
+  const int64_t row_;
+  uint8_t** const code_;
+  int64_t count_ = 0;
+  int64_t begins_ = 0x80;
+};
+
+template <int64_t slots, class V>
+void fill_row(const Group& g, int64_t row, const uint64_t* words, V* values, uint8_t** code) {
+  Rest rest(g, row, code);
+  for (int64_t window = 0; window < g.windows; ++window) {
+    uint8_t* const to = g.places + window * slots_window_bytes(slots);
+    unsigned bits = static_cast<unsigned>(words[window / 4] >> window % 4 * 16 & 0xffff);
+    for (int64_t place = 0; bits && place < slots; ++place, bits &= bits - 1)
+      put_place(to, slots, row, place, __builtin_ctz(bits), values->next());
+    for (; bits; bits &= bits - 1) rest.put(window * kWindow + __builtin_ctz(bits), values->next());
+  }
+  rest.end();
 }
 
-void append_group(const Block& b, int64_t windows, int64_t slots, std::vector<uint8_t>* out) {
-  Rest rest;
-  std::vector<uint8_t> places(static_cast<size_t>(windows * slots_window_bytes(slots)), 0);
-  fill_windows(b, windows, slots, places.data(), &rest);
-  int64_t lengths[kTile];
-  for (int64_t row = 0; row < kTile; ++row) lengths[row] = static_cast<int64_t>(rest[row].size());
-  const int64_t wide = cheapest(lengths).wide, n = list_size(lengths, wide);
-  out->insert(out->end(), {static_cast<uint8_t>(n & 255), static_cast<uint8_t>(n >> 8), static_cast<uint8_t>(wide), 0});
-  if (n) append_list(rest, wide, out);
-  const size_t at = out->size();
-  out->resize(at + static_cast<size_t>(wide * kWideBytes), 0);
-  fill_wide(rest, wide, out->data() + at);
-  out->insert(out->end(), places.begin(), places.end());
+template <Kind kind, int64_t slots>
+void fill_tile(const Packing& p, int64_t tile, uint8_t* to) {
+  Values<kind> values[kTile] = {};
+  for (int64_t k = 0; k < kTile && tile * kTile + k < p.source.rows; ++k)
+    values[k] = {static_cast<const uint8_t*>(p.source.values), first_entry(p.source, p.counted, tile * kTile + k)};
+  for (int64_t group = 0; group < p.w->groups; ++group) {
+    if (kind == Kind::i4) to = put_scales(p, tile, group, to);
+    const Leftover left = cheapest(lengths_of(p.source, tile, group, slots));
+    const Group g = begin_group(p, group, slots, left, to);
+    uint8_t* code = g.codes;
+    for (int64_t k = 0; k < kTile; ++k) {
+      const bool real = tile * kTile + k < p.source.rows;
+      const uint64_t words[2] = {real ? block_mask(p.source, tile * kTile + k, group * 2) : 0,
+                                 real ? block_mask(p.source, tile * kTile + k, group * 2 + 1) : 0};
+      fill_row<slots>(g, k, words, &values[k], &code);
+    }
+    to = g.places + g.windows * slots_window_bytes(slots);
+  }
+}
+
+template <Kind kind>
+void fill(const Packing& p, int64_t tile, int64_t slots, uint8_t* to) {
+  if (slots == 2) fill_tile<kind, 2>(p, tile, to);
+  else if (slots == 4) fill_tile<kind, 4>(p, tile, to);
+  else fill_tile<kind, 8>(p, tile, to);
 }
 
 }  // namespace
 
-int64_t slots_if_better(const Source& s, const Counted& c) {
-  const Places best = best_places(s);
-  return best.cost < cost_of_mask(s, c, sample_step(s)) ? best.slots : 0;
-}
-
-bool pack_slots(const Source& s, const Counted& c, int64_t slots, Matrix* w, std::string* error) {
-  if (!slots) slots = best_places(s).slots;
-  const int64_t tiles = (s.rows + kTile - 1) / kTile;
-  std::vector<uint8_t> bytes(kSlotsHeader, 0);
-  bytes[0] = static_cast<uint8_t>(slots);
-  std::vector<uint64_t> starts, next(kTile, 0);
-  Block block;
-  for (int64_t tile = 0; tile < tiles; ++tile) {
-    starts.push_back(bytes.size());
-    for (int64_t group = 0; group < w->groups; ++group) {
-      load_block(s, c, tile, group, &next, &block);
-      if (s.kind == Kind::i4) append_scales(s, tile, group, w->groups, &bytes);
-      append_group(block, slots_windows(*w, group), slots, &bytes);
-    }
-  }
-  starts.push_back(bytes.size());
-  if (!allocate(w, starts, s, error)) return false;
-  std::memcpy(w->memory.get(), bytes.data(), bytes.size());
+bool pack_slots(const Packing& p, int64_t slots, std::string* error) {
+  if (!slots) slots = best_places(p.source);
+  const int64_t tiles = (p.source.rows + kTile - 1) / kTile;
+  std::vector<uint64_t> starts(static_cast<size_t>(tiles) + 1, kSlotsHeader);
+  spread(p.threads, tiles, [&](int64_t t) { starts[static_cast<size_t>(t) + 1] = tile_bytes(p, t, slots); });
+  add_up(&starts);
+  uint8_t* const base = allocate(p, starts, error);
+  if (!base) return false;
+  base[0] = static_cast<uint8_t>(slots);
+  spread(p.threads, tiles, [&](int64_t t) {
+    uint8_t* const to = base + starts[static_cast<size_t>(t)];
+    if (p.source.kind == Kind::i8) fill<Kind::i8>(p, t, slots, to);
+    else fill<Kind::i4>(p, t, slots, to);
+  });
   return true;
 }
 

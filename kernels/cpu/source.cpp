@@ -1,7 +1,5 @@
 #include "source.h"
 
-#include <cstring>
-
 namespace tailcut {
 namespace {
 
@@ -44,14 +42,6 @@ bool check_scales(const Source& s, std::string* error) {
 
 }  // namespace
 
-uint64_t mask_word(const Source& s, int64_t row, int64_t block) {
-  const int64_t width = (s.cols + 7) / 8, at = block * 8;
-  const int64_t left = width - at < 8 ? width - at : 8;
-  uint64_t word = 0;
-  if (left > 0) std::memcpy(&word, s.mask + row * width + at, static_cast<size_t>(left));
-  return word;
-}
-
 bool check(const Source& s, Counted* counted, std::string* error) {
   if (static_cast<int32_t>(s.kind) < 0 || static_cast<int32_t>(s.kind) > 4) return fail(error, "unknown kind of values");
   if (s.rows < 0 || s.cols < 0 || s.rows > kMaxSide || s.cols > kMaxSide || (s.cols && s.rows > kMaxWeights / s.cols))
@@ -71,7 +61,7 @@ bool check(const Source& s, Counted* counted, std::string* error) {
     for (int64_t row = 0; row < s.rows; ++row) {
       counted->values_before[static_cast<size_t>(row)] = before;
       for (int64_t block = 0; block * kBlock < s.cols; ++block)
-        before += static_cast<uint64_t>(__builtin_popcountll(mask_word(s, row, block)));
+        before += static_cast<uint64_t>(count_bits(mask_word(s, row, block)));
     }
     counted->values_before[static_cast<size_t>(s.rows)] = before;
     counted->nonzeros = static_cast<int64_t>(before);

@@ -37,10 +37,13 @@ int64_t group_bytes(const Packing& p, int64_t group, int64_t slots, const Leftov
   return scales + kSlotsRecord + 2 * left.listed + left.wide * kWideBytes + places;
 }
 
-uint64_t tile_bytes(const Packing& p, int64_t tile, int64_t slots) {
+// Bytes of a tile; what is left over in each of its groups goes to left[0 …].
+uint64_t plan_tile(const Packing& p, int64_t tile, int64_t slots, Leftover* left) {
   int64_t bytes = 0;
-  for (int64_t group = 0; group < p.w->groups; ++group)
-    bytes += group_bytes(p, group, slots, cheapest(lengths_of(p.source, tile, group, slots)));
+  for (int64_t group = 0; group < p.w->groups; ++group) {
+    left[group] = cheapest(lengths_of(p.source, tile, group, slots));
+    bytes += group_bytes(p, group, slots, left[group]);
+  }
   return static_cast<uint64_t>(bytes);
 }
 
@@ -119,14 +122,13 @@ void fill_row(const Group& g, int64_t row, const uint64_t* words, V* values, uin
 }
 
 template <Kind kind, int64_t slots>
-void fill_tile(const Packing& p, int64_t tile, uint8_t* to) {
+void fill_tile(const Packing& p, int64_t tile, const Leftover* left, uint8_t* to) {
   Values<kind> values[kTile] = {};
   for (int64_t k = 0; k < kTile && tile * kTile + k < p.source.rows; ++k)
     values[k] = {static_cast<const uint8_t*>(p.source.values), first_entry(p.source, p.counted, tile * kTile + k)};
   for (int64_t group = 0; group < p.w->groups; ++group) {
     if (kind == Kind::i4) to = put_scales(p, tile, group, to);
-    const Leftover left = cheapest(lengths_of(p.source, tile, group, slots));
-    const Group g = begin_group(p, group, slots, left, to);
+    const Group g = begin_group(p, group, slots, left[group], to);
     uint8_t* code = g.codes;
     for (int64_t k = 0; k < kTile; ++k) {
       const bool real = tile * kTile + k < p.source.rows;
@@ -139,10 +141,10 @@ void fill_tile(const Packing& p, int64_t tile, uint8_t* to) {
 }
 
 template <Kind kind>
-void fill(const Packing& p, int64_t tile, int64_t slots, uint8_t* to) {
-  if (slots == 2) fill_tile<kind, 2>(p, tile, to);
-  else if (slots == 4) fill_tile<kind, 4>(p, tile, to);
-  else fill_tile<kind, 8>(p, tile, to);
+void fill(const Packing& p, int64_t tile, int64_t slots, const Leftover* left, uint8_t* to) {
+  if (slots == 2) fill_tile<kind, 2>(p, tile, left, to);
+  else if (slots == 4) fill_tile<kind, 4>(p, tile, left, to);
+  else fill_tile<kind, 8>(p, tile, left, to);
 }
 
 }  // namespace
@@ -151,15 +153,19 @@ bool pack_slots(const Packing& p, int64_t slots, std::string* error) {
   if (!slots) slots = best_places(p.source);
   const int64_t tiles = (p.source.rows + kTile - 1) / kTile;
   std::vector<uint64_t> starts(static_cast<size_t>(tiles) + 1, kSlotsHeader);
-  spread(p.threads, tiles, [&](int64_t t) { starts[static_cast<size_t>(t) + 1] = tile_bytes(p, t, slots); });
+  std::vector<Leftover> left(static_cast<size_t>(tiles * p.w->groups));
+  spread(p.threads, tiles, [&](int64_t t) {
+    starts[static_cast<size_t>(t) + 1] = plan_tile(p, t, slots, left.data() + t * p.w->groups);
+  });
   add_up(&starts);
   uint8_t* const base = allocate(p, starts, error);
   if (!base) return false;
   base[0] = static_cast<uint8_t>(slots);
   spread(p.threads, tiles, [&](int64_t t) {
     uint8_t* const to = base + starts[static_cast<size_t>(t)];
-    if (p.source.kind == Kind::i8) fill<Kind::i8>(p, t, slots, to);
-    else fill<Kind::i4>(p, t, slots, to);
+    const Leftover* const own = left.data() + t * p.w->groups;
+    if (p.source.kind == Kind::i8) fill<Kind::i8>(p, t, slots, own, to);
+    else fill<Kind::i4>(p, t, slots, own, to);
   });
   return true;
 }

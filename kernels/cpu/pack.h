@@ -46,14 +46,15 @@ void spread(Parallel& threads, int64_t count, const Body& body) {
 // Sizes of pieces (*starts)[1 …] -> where each begins; (*starts)[0] is where the first one does.
 void add_up(std::vector<uint64_t>* starts);
 
-// One allocation for records (starts.back() bytes, zeroed), slack, offsets and scales; sets data, data_bytes, row_start,
-// scales and memory of *p.w. Returns where the records are to be written, null and a sentence if there is no memory.
+// One allocation for records (starts.back() bytes, zeroed), slack, offsets and scales; sets data, data_bytes,
+// row_start, scales and memory of *p.w. Where the records are to be written, or null and a sentence: no memory.
 uint8_t* allocate(const Packing& p, const std::vector<uint64_t>& starts, std::string* error);
 
 // Formats with packers of their own. Each fills data, data_bytes, row_start, scales and memory of *p.w.
 bool index_is_better(const Source& s, const Counted& c, Isa isa);
 bool pack_index(const Packing& p, std::string* error);
-// Places a window at which slots are better than masks, 0 if they are not; pack_slots takes that number, or 0 to choose.
+// Places a window at which slots are better than masks, 0 if they are not; pack_slots takes that number, or 0 to
+// choose.
 int64_t slots_if_better(const Source& s, const Counted& c);
 bool pack_slots(const Packing& p, int64_t slots, std::string* error);
 

@@ -72,8 +72,8 @@ Plan plan_index(const Packing& p) {
   return plan;
 }
 
-// One lane of a slice, an entry a step; kIndexSteps of them to a group. Memory is zero as it comes, which is what bridges
-// and the ends of short lanes hold.
+// One lane of a slice, an entry a step; kIndexSteps of them to a group. Memory is zero as it comes, which is what
+// bridges and the ends of short lanes hold.
 template <size_t width>
 class Lane {
  public:

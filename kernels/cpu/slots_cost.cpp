@@ -22,7 +22,8 @@ int64_t groups_of(const Source& s) { return (s.cols + kGroup - 1) / kGroup; }
 int64_t beyond(uint64_t word, int64_t slots) {
   constexpr uint64_t kOnes = 0x0001000100010001u, kTops = 0x8000800080008000u;
   const uint64_t bytes = bits_by_byte(word), counts = (bytes + (bytes >> 8)) & kOnes * 0x1f;
-  const uint64_t less = (counts | kTops) - kOnes * static_cast<uint64_t>(slots);  // the top bit stays where count >= slots
+  // the top bit stays where count >= slots
+  const uint64_t less = (counts | kTops) - kOnes * static_cast<uint64_t>(slots);
   const uint64_t there = less >> 15 & kOnes;
   return static_cast<int64_t>((less & there * 0x7fff) * kOnes >> 48);
 }
@@ -76,15 +77,18 @@ Places cheapest_places(const Source& s) {
 
 Lengths lengths_of(const Source& s, int64_t tile, int64_t group, int64_t slots) {
   Lengths lengths;
-  for (int64_t k = 0; k < kTile && tile * kTile + k < s.rows; ++k)
-    for (int64_t half = 0; half < 2; ++half)
-      lengths.of[k] = static_cast<int16_t>(lengths.of[k] + beyond(block_mask(s, tile * kTile + k, group * 2 + half), slots));
+  for (int64_t k = 0; k < kTile && tile * kTile + k < s.rows; ++k) {
+    const int64_t row = tile * kTile + k;
+    const int64_t first = beyond(block_mask(s, row, group * 2), slots);
+    lengths.of[k] = static_cast<int16_t>(first + beyond(block_mask(s, row, group * 2 + 1), slots));
+  }
   return lengths;
 }
 
 Leftover cheapest(const Lengths& lengths) {
   Leftover best{0, 0, kNever};
-  const int64_t longest = *std::max_element(lengths.of, lengths.of + kTile), most = std::min(kMaxWide, (longest + 1) / 2);
+  const int64_t longest = *std::max_element(lengths.of, lengths.of + kTile);
+  const int64_t most = std::min(kMaxWide, (longest + 1) / 2);
   for (int64_t wide = 0; wide <= most && static_cast<double>(wide) * kWideCost < best.cost; ++wide) {
     const int64_t listed = list_size(lengths, wide);
     const double cost = static_cast<double>(wide) * kWideCost + static_cast<double>(listed) * kEntryCost;

@@ -20,7 +20,7 @@ namespace {
 
 constexpr int32_t kMostThreads = 256;
 constexpr int32_t kMostPackers = 16;  // packing waits for memory long before that
-constexpr int64_t kWorthThreads = int64_t{1} << 18;  // weights: about a millisecond of packing
+constexpr int64_t kWorthThreads = int64_t{1} << 18;  // weights: a third of a millisecond of packing
 constexpr std::chrono::microseconds kIdle{200};      // about the gap between two products of a decode step
 constexpr std::chrono::microseconds kFinish{2000};   // the last pieces of a round are shorter than that
 constexpr size_t kLine = 64;                         // what different threads write lies in different cache lines

@@ -8,15 +8,15 @@
 
 namespace tailcut {
 
-// The pool of `threads` threads (the caller is one of them); made once, kept until the process ends. Whoever comes while
-// it works, on another thread or from within, does its own round alone.
+// The pool of `threads` threads (the caller is one of them); made once, kept until the process ends. Whoever comes
+// while it works, on another thread or from within, does its own round alone.
 Parallel& threads_of(int32_t threads);
 
 // Processors that this thread, and threads that it starts, may run on; at least 1.
 int32_t usable_cpus();
 
-// Threads for packing a matrix of `weights` weights: as many as there are processors, or what was asked for, or only the
-// caller where starting them would cost more than they save.
+// Threads for packing a matrix of `weights` weights: as many as there are processors, or what was asked for, or only
+// the caller where waking others would cost more than it saves.
 Parallel& packing_threads(int64_t weights);
 
 // How many threads pack from now on, whatever the size of a matrix; 0 leaves the choice to the library.

@@ -9,6 +9,7 @@
 
 #include "avx2_expand.h"
 #include "avx2_float.h"
+#include "avx2_panel_lanes.h"
 #include "index.h"
 
 namespace tailcut::avx2 {
@@ -19,6 +20,7 @@ constexpr int64_t kChunkBlocks = 16;  // of 64 columns
 constexpr int64_t kChunk = kChunkBlocks * kBlock;
 constexpr int64_t kStride = kChunk + 16;  // of rows: 4096 bytes would put all of them into the same cache sets
 constexpr int64_t kInputRows = 48;        // rows of x between two passes over the panel
+constexpr int64_t kManyIfSparse = 12, kManyIfDense = 24;  // rows of x from which zeros are left out
 constexpr int64_t kQuad = 4;        // rows of weights in a tile
 
 struct Panel {
@@ -234,14 +236,29 @@ void panels_of(const Matrix& w, const float* x, const float* arranged, int64_t m
 
 }  // namespace
 
+namespace {
+
+// Whether zeros are left out (avx2_panel_sparse.cpp): it pays where x has rows enough for the arithmetic to cost more than
+// finding the weights, later the denser the matrix. Measured at 4096 x 4096.
+bool leaves_zeros_out(const Matrix& w, int64_t m) {
+  if (w.format == Format::index) return w.cols < kMostColumns;
+  if (w.format != Format::bitmask || w.cols >= kMostColumns) return false;
+  const int64_t percent = w.nonzeros * 100 / (w.rows * w.cols + 1);
+  return percent < 30 ? m >= kManyIfSparse : percent < 75 && m >= kManyIfDense;
+}
+
+}  // namespace
+
 size_t float_scratch_bytes(const Matrix& w, int64_t m) {
   if (m <= kDirectRows) return 0;
+  if (leaves_zeros_out(w, m)) return size_t(Lanes::floats(m, w.cols)) * sizeof(float);
   return size_t((w.cols + kChunk - 1) / kChunk * m * kStride) * sizeof(float);
 }
 
-// [chunk][row][kStride]
+// Lanes, or [chunk][row][kStride]
 void float_prepare(const Matrix& w, const float* x, int64_t m, int64_t first, int64_t last, uint8_t* scratch) {
   auto* to = reinterpret_cast<float*>(scratch);
+  if (leaves_zeros_out(w, m)) return lanes_prepare(x, m, w.cols, first, last, to);
   for (int64_t from = 0; from < w.cols; from += kChunk) {
     const int64_t columns = w.cols - from < kChunk ? w.cols - from : kChunk;
     float* chunk = to + from / kChunk * m * kStride;
@@ -255,6 +272,11 @@ void float_panels(const Matrix& w, const float* x, const float* arranged, int64_
     for (int64_t i = 0; i < m; ++i)
       for (int64_t r = row0; r < row1; ++r) y[i * ldy + r] = 0.0f;  // every slot's row is in some range
     return;
+  }
+  if (arranged != nullptr && leaves_zeros_out(w, m)) {
+    const Lanes lanes(arranged, m, w.cols);
+    if (lanes.finite()) return sparse_lanes(w, lanes, y, ldy, row0, row1);
+    arranged = nullptr;  // zeros count
   }
   switch (w.kind) {
     case Kind::f32: return panels_of<Kind::f32>(w, x, arranged, m, y, ldy, row0, row1);

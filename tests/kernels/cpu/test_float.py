@@ -18,7 +18,7 @@ Array = npt.NDArray[Any]
 KINDS: Final = (np.float32, np.float16, ml_dtypes.bfloat16)
 FORMATS: Final = ("dense", "bitmask", "index")
 SHAPES: Final = ((1, 1), (1, 64), (15, 63), (16, 65), (17, 129), (33, 257), (50, 1027), (3, 2100), (64, 8))
-ROWS: Final = (1, 2, 3, 4, 5, 7, 16, 50)  # of x: every path, and what is left over of a tile of three
+ROWS: Final = (1, 2, 3, 4, 5, 7, 16, 50, 65)  # of x: every path, and what is left over of a tile or a vector
 
 
 def weights(rng: np.random.Generator, shape: tuple[int, int], density: float, kind: Any) -> Array:
@@ -63,7 +63,7 @@ def test_products_agree_with_float64(kind: Any, density: float) -> None:
                 assert_close(matrix.matmul(x), x, dense, f"{label} {shape} m={m}")
 
 
-@pytest.mark.parametrize("m", [1, 2, 5, 33])
+@pytest.mark.parametrize("m", [1, 2, 5, 33, 300])
 def test_threads_and_repetition_change_nothing(m: int) -> None:
     rng = np.random.default_rng(2)
     dense = weights(rng, (403, 700), 0.3, np.float32)
@@ -75,7 +75,7 @@ def test_threads_and_repetition_change_nothing(m: int) -> None:
 
 
 @pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("m", [1, 3, 9])
+@pytest.mark.parametrize("m", [1, 3, 9, 40])
 def test_nan_and_infinity_spread_as_in_dense_arithmetic(special: float, m: int) -> None:
     """Also from columns whose weights are all dropped: 0 * inf is NaN."""
     rng = np.random.default_rng(3)

@@ -18,6 +18,7 @@ from tailcut.manifest import Manifest
 from tailcut.results import BandwidthPoint, Roofline, Workload
 
 _WORD = 4  # bytes of a float32 weight as the engines hold it
+_HALF = 2  # and of a cached number, of those that keep float16
 # Best-of-several on a shared machine still misses the true peak by some percent.
 BANDWIDTH_SLACK = 1.15
 
@@ -73,10 +74,14 @@ def _saved(size: int, zeros: int) -> int:
     return max(0, zeros * _WORD - (size + 7) // 8)
 
 
-def kv_bytes(sizes: Dimensions, workload: Workload) -> int:
-    """Cached keys and values one step reads, float32, at the mean length of the timed steps."""
+def kv_bytes(sizes: Dimensions, workload: Workload, cache: str = "") -> int:
+    """Cached keys and values one step reads, at the mean length of the timed steps.
+
+    cache: what the engine says of it, such as "float16, in place"; float32 where it does not say float16.
+    """
+    word = _HALF if cache.startswith("float16") else _WORD
     length = workload.context - (workload.steps_per_visit - 1) / 2
-    return int(2 * sizes.layers * sizes.kv_heads * sizes.head_dim * length * _WORD * workload.batch)
+    return int(2 * sizes.layers * sizes.kv_heads * sizes.head_dim * length * word * workload.batch)
 
 
 def roofline(

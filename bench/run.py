@@ -139,7 +139,7 @@ class Session:
         compressed = engine.COMPRESSES and role == "sparse"
         counted = int(raw.evidence.get("weight_bytes") or 0)  # an engine that knows what it holds
         weights = counted or weight_bytes(self.manifests[role], self.sizes, compressed=compressed)
-        cache = kv_bytes(self.sizes, self.workload)
+        cache = kv_bytes(self.sizes, self.workload, str(raw.evidence.get("cache", "")))
         opened = engine.directory(self.packages[role])
         return Side(
             role=role,

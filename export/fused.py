@@ -4,9 +4,9 @@ Inputs   input_ids int64 [batch, sequence]
          seqlens_k int32 [batch]           each row's valid tokens after this run, minus 1
          total_sequence_length int32 []    the most of any row
          logits_from int64 [1]             logits are computed from this position of the sequence on
-         past_key_values.{i}.key / .value float32 [batch, kv_heads, capacity, head_dim]
+         past_key_values.{i}.key / .value float32 or float16 [batch, kv_heads, capacity, head_dim]
 Outputs  logits float32 [batch, sequence - logits_from, vocab]
-         present.{i}.key / .value, the shape of the past: bind them to the same buffers and nothing is copied
+         present.{i}.key / .value, type and shape of the past: bind them to the same buffers and nothing is copied
 
 Rows of different length are padded on the right; positions count from 0. After a prompt, runs of several tokens take one
 row only (ONNX Runtime's rule). Attention is ONNX Runtime's GroupQueryAttention, as a function that tailcut's kernels
@@ -145,8 +145,9 @@ def _attention(emitter: Emitter, x: str, index: int, tables: Tables, lengths: tu
     graph, dims = emitter.graph, emitter.spec
     spec = dims.blocks[index].attention
     shape: list[int | str] = ["batch", dims.kv_heads, "capacity", dims.head_dim]
-    past = [graph.input(f"past_key_values.{index}.{part}", np.float32, shape) for part in ("key", "value")]
-    present = [graph.declare(f"present.{index}.{part}", shape) for part in ("key", "value")]
+    kind = np.float16 if emitter.linears.storage.kv_cache == "float16" else np.float32
+    past = [graph.input(f"past_key_values.{index}.{part}", kind, shape) for part in ("key", "value")]
+    present = [graph.declare(f"present.{index}.{part}", shape, kind) for part in ("key", "value")]
     label = f"{graph.scope}/Attention"
     graph.node(
         ATTENTION,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 
 from tailcut.kernels.decoder import Floats, Ints
@@ -21,9 +22,11 @@ class FusedRunner:
     def __init__(self, graph: Path) -> None:
         options = session_options(threads=None, spinning=False)
         self._session: Any = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-        self._past = {v.name: v.shape for v in self._session.get_inputs() if v.name.startswith("past_key_values.")}
+        past = [value for value in self._session.get_inputs() if value.name.startswith("past_key_values.")]
+        self._past = {value.name: value.shape for value in past}
+        self._dtype = np.dtype(np.float16 if past[0].type == "tensor(float16)" else np.float32)
         self._outputs = [value.name for value in self._session.get_outputs()]
-        self._cache: dict[str, Floats] = {}
+        self._cache: dict[str, npt.NDArray[Any]] = {}
         self._lengths: Ints = np.zeros(0, np.int64)
 
     def prefill(self, tokens: Ints, attention_mask: Ints | None = None) -> Floats:
@@ -32,7 +35,8 @@ class FusedRunner:
         mask = np.ones_like(tokens) if attention_mask is None else attention_mask
         self._lengths = mask.sum(axis=1)
         self._cache = {
-            name: np.zeros((batch, shape[1], count + _ROOM, shape[3]), np.float32) for name, shape in self._past.items()
+            name: np.zeros((batch, shape[1], count + _ROOM, shape[3]), self._dtype)
+            for name, shape in self._past.items()
         }
         pushed = np.zeros_like(tokens)
         for row, length in enumerate(self._lengths):

@@ -137,9 +137,9 @@ class Graph:
         self.rename(value, name)
         self.declare(name, shape)
 
-    def declare(self, name: str, shape: Sequence[int | str]) -> str:
-        """A float32 output that a node makes under this very name."""
-        self.outputs.append(_value(name, np.float32, shape))
+    def declare(self, name: str, shape: Sequence[int | str], dtype: type[np.generic] = np.float32) -> str:
+        """An output that a node makes under this very name."""
+        self.outputs.append(_value(name, dtype, shape))
         return name
 
     def model(self, name: str, ir_version: int) -> onnx.ModelProto:
@@ -158,7 +158,9 @@ class Graph:
 
     def _functions(self) -> list[onnx.FunctionProto]:
         attends = any(node.domain == DOMAIN and node.op_type == ATTENTION for node in self.nodes)
-        return functions_for(self.nodes, self.opset) + ([attention_function(self.opset)] if attends else [])
+        halves = any(value.type.tensor_type.elem_type == TensorProto.FLOAT16 for value in self.inputs)  # the cache
+        own = [attention_function(self.opset, halves=halves)] if attends else []
+        return functions_for(self.nodes, self.opset) + own
 
 
 def _value(name: str, dtype: type[np.generic], shape: Sequence[int | str]) -> onnx.ValueInfoProto:

@@ -9,7 +9,7 @@ A joined matrix is named after its modules, `model.layers.0.self_attn.q_proj+k_p
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import cast, get_args
 
 import numpy as np
 
@@ -22,25 +22,31 @@ from tailcut.export.quantise import HALVES, Matrix, check_precision
 from tailcut.export.weights import Weights
 from tailcut.kernels.stored import JOIN
 from tailcut.manifest import RealisedLayer
-from tailcut.quantised import HeadPrecision, Precision
+from tailcut.quantised import CachePrecision, HeadPrecision, Precision
 
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """How a package stores its matrices. `head` is the output head and the token embedding, tied or not."""
+    """How a package stores its matrices, and fused.onnx its cache. `head`: output head and token embedding, tied or not."""
 
     layout: Layout = "bitmask"
     weights: Precision = "float32"
     head: Precision = "float32"
     activation_bits: int = 8  # of integer matrices, in the kernels
+    kv_cache: CachePrecision = "float32"  # of fused.onnx
 
     @property
     def joins(self) -> bool:
         return self.layout == "bitmask"
 
 
-def storage(layout: str, weights: str, head: str | None, activation_bits: int = 8) -> Storage:
-    """Checked settings. Without `head` it follows the weights, but integers are never below int8."""
+def storage(
+    layout: str, weights: str, head: str | None, activation_bits: int = 8, kv_cache: str | None = None
+) -> Storage:
+    """Checked settings. Without `head` it follows the weights, but integers are never below int8.
+
+    Without `kv_cache` it is float32 beside float32 weights, else float16.
+    """
     precision = check_precision(weights)
     chosen = check_layout(layout)
     if chosen == "dense" and precision in HALVES:
@@ -49,7 +55,10 @@ def storage(layout: str, weights: str, head: str | None, activation_bits: int = 
         raise InputError(f"activations of integer weights have 8 or 16 bits, not {activation_bits}")
     own = check_precision(head, get_args(HeadPrecision), "head") if head is not None else None
     follows: Precision = "int8" if precision == "int4" else precision
-    return Storage(chosen, precision, own or follows, activation_bits)
+    cache = kv_cache or ("float32" if precision == "float32" else "float16")
+    if cache not in get_args(CachePrecision):
+        raise InputError(f"unknown KV cache {cache!r}; choose one of {', '.join(get_args(CachePrecision))}")
+    return Storage(chosen, precision, own or follows, activation_bits, cast("CachePrecision", cache))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 A package holds `model.onnx`, `fused.onnx` where the family allows it, their `model.onnx.data`, the tokenizer's files,
 `config.json`, `generation_config.json` and `manifest.json`. Activations are float32 throughout (ONNX Runtime has no
-bfloat16 matrix product on CPUs); matrices are stored as `weights` and `head` say.
+bfloat16 matrix product on CPUs); matrices are stored as `weights` and `head` say, fused.onnx's cache as `kv_cache` says.
 """
 
 import shutil
@@ -31,7 +31,7 @@ from tailcut.files import new_directory
 from tailcut.kernels.package import DATA_NAME, FUSED_NAME, MODEL_NAME
 from tailcut.manifest import Manifest, RealisedLayer, file_entries, try_manifest, write_manifest
 from tailcut.progress import Reporter, silent
-from tailcut.quantised import HeadPrecision, Precision
+from tailcut.quantised import CachePrecision, HeadPrecision, Precision
 
 FAMILIES: Final = "tailcut.export.families"
 SIDE_FILES: Final = (
@@ -76,6 +76,7 @@ def export(
     weights: Precision = "float32",
     head: HeadPrecision | None = None,
     activation_bits: int = 8,
+    kv_cache: CachePrecision | None = None,
     check: bool = True,
     overwrite: bool = False,
     report: Reporter = silent,
@@ -84,9 +85,9 @@ def export(
 
     weights: how the matrices are rounded. head: the same for output head and token embedding; None follows the weights,
     but gives int4 weights an int8 head. activation_bits: 8 or 16, how the kernels round the activations of int8 and int4
-    matrices.
+    matrices. kv_cache: how fused.onnx keeps keys and values; None is float32 beside float32 weights, else float16.
     """
-    chosen = storage(layout, weights, head, activation_bits)
+    chosen = storage(layout, weights, head, activation_bits, kv_cache)
     source = open_source(model_dir)
     with new_directory(out, overwrite=overwrite) as directory:
         report("export", 0, len(_STAGES), _STAGES[0])

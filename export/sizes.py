@@ -24,6 +24,7 @@ def facts(linears: Linears) -> Facts:
         "fused_graph": why_not(spec, storage) or "fused.onnx",
     }
     if why_not(spec, storage) is None:
+        found["kv_cache"] = storage.kv_cache
         found["fused_positions"] = positions_held(spec)
         found["fused_positions_bound"] = MAX_POSITIONS
         found["fused_needs_onnxruntime"] = needs_onnxruntime(spec)

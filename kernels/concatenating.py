@@ -18,6 +18,8 @@ _PAST: Final = "past_key_values."
 class Concatenating:
     """A session of model.onnx with its cache, attention mask [batch, n] and next position of every row."""
 
+    dtype: Final = np.dtype(np.float32)  # of the cache
+
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
         self._session = session
         self._past = {value.name: value.shape for value in session.get_inputs() if value.name.startswith(_PAST)}

@@ -50,6 +50,11 @@ class Decoder:
         """How the cache is kept, for reports."""
         return "in place" if isinstance(self._model, InPlace) else "concatenated"
 
+    @property
+    def cache_type(self) -> str:
+        """What a cached number is: float32 or float16."""
+        return str(self._model.dtype)
+
     def prefill(self, tokens: Ints, attention_mask: Ints | None = None, *, last_only: bool = False) -> Floats:
         """Run a prompt from an empty cache: tokens [batch, n] -> logits [batch, n, vocab].
 

@@ -1,6 +1,7 @@
 """fused.onnx: the cache is one buffer a layer, bound as past and as present, and a run writes its rows into it.
 
-A buffer has room for `capacity` positions and is replaced by one twice as large when that is used up. Rows of different
+A buffer is of the type that the graph says (float32, or float16: half the bytes to read for a token), has room for
+`capacity` positions and is replaced by one twice as large when that is used up. Rows of different
 length lie at the left end, as ONNX Runtime's attention wants them; callers hand them over padded on the left, so tokens
 are moved on the way in and logits on the way out. What a step needs is bound once and then only written to.
 """
@@ -22,6 +23,11 @@ Array = npt.NDArray[Any]
 _PAST: Final = "past_key_values."
 _PRESENT: Final = "present."
 _LEAST_CAPACITY: Final = 128
+_TYPES: Final[dict[str, np.dtype[Any]]] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+}
+_LINE: Final = 64  # bytes: vectors that begin there lie in one line of the processor's cache
 
 
 class InPlace:
@@ -29,11 +35,13 @@ class InPlace:
 
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
         self._session = session
-        self._past = {value.name: value.shape for value in session.get_inputs() if value.name.startswith(_PAST)}
+        past = [value for value in session.get_inputs() if value.name.startswith(_PAST)]
+        self._past = {value.name: value.shape for value in past}
+        self.dtype = _TYPES[past[0].type]  # of the cache
         self._vocab = next(int(value.shape[-1]) for value in session.get_outputs() if value.name == "logits")
         self._binding: Any = session.io_binding()
         self._bound: dict[str, Array] = {}  # the arrays that the binding points into
-        self._cache: dict[str, Floats] = {}
+        self._cache: dict[str, Array] = {}  # [batch, kv_heads, capacity, head_dim]
         self._capacity = 0
         self._total: npt.NDArray[np.int32] = np.zeros((), np.int32)
         self._from: Ints = np.zeros(1, np.int64)
@@ -66,6 +74,11 @@ class InPlace:
         for rows in self._cache.values():
             rows[:, :, :length] = rng.standard_normal((batch, rows.shape[1], length, rows.shape[3]), np.float32)
         self.lengths = np.full(batch, length, np.int64)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of the buffers."""
+        return sum(rows.nbytes for rows in self._cache.values())
 
     def mark(self) -> Ints:
         return self.lengths
@@ -117,13 +130,21 @@ class InPlace:
             return
         self._capacity = max(_LEAST_CAPACITY, 1 << positions.bit_length())
         for name, shape in self._past.items():
-            grown = np.zeros((batch, shape[1], self._capacity, shape[3]), np.float32)
+            grown = _zeros((batch, shape[1], self._capacity, shape[3]), self.dtype)
             if keep:
                 grown[:, :, :keep] = self._cache[name][:, :, :keep]
             self._cache[name] = grown
             value = onnxruntime.OrtValue.ortvalue_from_numpy(grown)
             self._binding.bind_ortvalue_input(name, value)
             self._binding.bind_ortvalue_output(name.replace(_PAST, _PRESENT), value)
+
+
+def _zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """np.zeros that begins at a line."""
+    size = int(np.prod(shape)) * dtype.itemsize
+    room = np.zeros(size + _LINE, np.uint8)
+    skip = -room.ctypes.data % _LINE
+    return room[skip : skip + size].view(dtype).reshape(shape)
 
 
 def _put_back(logits: Floats, order: Ints, lengths: Ints, width: int) -> Floats:

@@ -51,7 +51,7 @@ def describe(body: Dict[str, Any], arrays: Dict[str, Any]) -> wire.Frame:
         "graph": path.name,
         "kernels": ", ".join(f"{nodes[kind]} {kind}" for kind in kinds if nodes[kind]),
         "weights": weights,
-        "cache": f"float32, {model.decoder.cache}",
+        "cache": f"{model.decoder.cache_type}, {model.decoder.cache}",
         "sparse_kernel": False,
         "thread_cpus": " ".join(wire.thread_cpus()),
     }, {}

@@ -43,7 +43,7 @@ def describe(body: Dict[str, Any], arrays: Dict[str, Any]) -> wire.Frame:
         "sparse_kernel": any(name.split()[1] != "dense" for name in calls),
         "isa": library.best_isa(),
         "matrix_gap": gap,
-        "cache": model.decoder.cache,
+        "cache": f"{model.decoder.cache_type}, {model.decoder.cache}",
         "weight_bytes": library.packed_bytes() + _plain_bytes(model.package, model.decoder.cache == "in place"),
     }, {}
 

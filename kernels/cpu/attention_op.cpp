@@ -4,6 +4,7 @@
 #include <string>
 
 #include "attention.h"
+#include "forced.h"
 #include "ort_run.h"
 #include "ort_tensor.h"
 
@@ -11,13 +12,22 @@ namespace tailcut::ort {
 namespace {
 
 enum Input { kQkv, kPastKey, kPastValue, kLast, kTotal, kCos, kSin, kInputs };
-constexpr ElementType kTypes[kInputs] = {kFloat, kFloat, kFloat, kInt32, kInt32, kFloat, kFloat};
+// kUndefined: the cache, float32 or float16.
+constexpr ElementType kTypes[kInputs] = {kFloat, kUndefined, kUndefined, kInt32, kInt32, kFloat, kFloat};
 constexpr size_t kRanks[kInputs] = {3, 4, 4, 1, 0, 2, 2};
 constexpr const char* kNames[kInputs] = {"qkv",  "past_key", "past_value", "seqlens_k", "total_sequence_length",
                                          "cos", "sin"};
 
+struct Entry : CustomOp {
+  ElementType cache;
+};
+
+ElementType cache_of(const CustomOp* op) { return static_cast<const Entry*>(op)->cache; }
+
 struct Kernel {
   const Api* api;
+  ElementType cache;
+  Isa isa;
   int64_t heads, kv_heads, window;
   float scale, softcap;
 };
@@ -26,9 +36,9 @@ Status* refused(const Kernel& k, const std::string& sentence) {
   return failure(k.api, "tailcut::GroupQueryAttention: " + sentence);
 }
 
-Status* make(const CustomOp*, const Api* api, const KernelInfo* info, void** out) {
+Status* make(const CustomOp* op, const Api* api, const KernelInfo* info, void** out) {
   Kernel k{};
-  k.api = api;
+  k.api = api, k.cache = cache_of(op), k.isa = forced_isa();
   if (Status* status = AttributeInt::of(api)(info, "num_heads", &k.heads)) return status;
   if (Status* status = AttributeInt::of(api)(info, "kv_num_heads", &k.kv_heads)) return status;
   if (Status* status = AttributeInt::of(api)(info, "local_window_size", &k.window)) return status;
@@ -44,7 +54,8 @@ Status* read_inputs(const Kernel& k, Context* context, Tensor* in) {
     if (Status* status = GetInput::of(k.api)(context, i, &value)) return status;
     if (Status* status = read(k.api, value, &in[i])) return status;
     const bool scalar = i == kTotal && in[i].count() == 1;
-    if (in[i].type != kTypes[i] || (in[i].rank != kRanks[i] && !scalar))
+    const ElementType wanted = kTypes[i] == kUndefined ? k.cache : kTypes[i];
+    if (in[i].type != wanted || (in[i].rank != kRanks[i] && !scalar))
       return refused(k, std::string(kNames[i]) + " has an unexpected type or rank");
   }
   return nullptr;
@@ -70,13 +81,14 @@ Attention described(const Kernel& k, const Tensor* in) {
   int32_t total = 0;
   std::memcpy(&total, in[kTotal].data, sizeof total);
   a.first = total == a.sequence;
+  a.halves = k.cache == kFloat16, a.isa = k.isa;
   a.qkv = static_cast<const float*>(in[kQkv].data);
   a.cos = static_cast<const float*>(in[kCos].data), a.sin = static_cast<const float*>(in[kSin].data);
   a.last = static_cast<const int32_t*>(in[kLast].data);
   return a;
 }
 
-void keep(const Tensor& past, float* present) {
+void keep(const Tensor& past, void* present) {
   if (present != past.data && past.count()) std::memcpy(present, past.data, past.bytes());
 }
 
@@ -107,11 +119,13 @@ Status* compute_checked(void* kernel, Context* context) {
   return guarded(k->api, [&] { return compute(*k, context); });
 }
 
-CustomOp entry() {
-  CustomOp e{};
+Entry entry(ElementType cache) {
+  Entry e{};
   fill_common(&e);
+  e.cache = cache;
   e.name = [](const CustomOp*) { return "GroupQueryAttention"; };
-  e.input_type = [](const CustomOp*, size_t i) { return kTypes[i]; };
+  e.input_type = [](const CustomOp* op, size_t i) { return kTypes[i] == kUndefined ? cache_of(op) : kTypes[i]; };
+  e.output_type = [](const CustomOp* op, size_t i) { return i ? cache_of(op) : kFloat; };
   e.input_count = [](const CustomOp*) -> size_t { return kInputs; };
   e.output_count = [](const CustomOp*) -> size_t { return 3; };
   e.destroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
@@ -123,7 +137,12 @@ CustomOp entry() {
 }  // namespace
 
 const CustomOp* attention_op() {
-  static const CustomOp op = entry();
+  static const Entry op = entry(kFloat);
+  return &op;
+}
+
+const CustomOp* half_attention_op() {
+  static const Entry op = entry(kFloat16);
   return &op;
 }
 

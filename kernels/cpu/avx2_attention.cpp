@@ -48,6 +48,25 @@ void scores(const float* query, const float* keys, int64_t dim, int64_t count, f
   }
 }
 
+float largest(const float* scores, int64_t count) {
+  __m256 top = _mm256_set1_ps(scores[0]), bad = _mm256_cmp_ps(top, top, _CMP_UNORD_Q);
+  int64_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    const __m256 here = _mm256_loadu_ps(scores + i);
+    bad = _mm256_or_ps(bad, _mm256_cmp_ps(here, here, _CMP_UNORD_Q));
+    top = _mm256_max_ps(top, here);
+  }
+  __m128 most = _mm_max_ps(_mm256_castps256_ps128(top), _mm256_extractf128_ps(top, 1));
+  most = _mm_max_ps(most, _mm_movehl_ps(most, most));
+  float found = _mm_cvtss_f32(_mm_max_ss(most, _mm_movehdup_ps(most)));
+  bool any = _mm256_movemask_ps(bad) != 0;
+  for (; i < count; ++i) {
+    any |= scores[i] != scores[i];
+    if (scores[i] > found) found = scores[i];
+  }
+  return any ? __builtin_nanf("") : found;
+}
+
 float exponentials(float* weights, int64_t count, float top) {
   const __m256 high = _mm256_set1_ps(top);
   __m256 sum = _mm256_setzero_ps();
@@ -88,11 +107,23 @@ void accumulate(const float* weights, const float* values, int64_t dim, int64_t 
   for (; j < dim; j += 8) accumulate_channels<1>(weights, values + j, dim, count, keep, out + j);
 }
 
+void widen(const uint16_t* from, int64_t count, float* to) {
+  for (int64_t i = 0; i < count; i += 8)
+    _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i))));
+}
+
+void narrow(const float* from, int64_t count, uint16_t* to) {
+  constexpr int nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  for (int64_t i = 0; i < count; i += 8)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), _mm256_cvtps_ph(_mm256_loadu_ps(from + i), nearest));
+}
+
 }  // namespace
 }  // namespace avx2
 
 const AttentionKernels* avx2_attention() {
-  static const AttentionKernels table{avx2::scores, avx2::exponentials, avx2::accumulate};
+  static const AttentionKernels table{avx2::scores,     avx2::largest, avx2::exponentials,
+                                      avx2::accumulate, avx2::widen,   avx2::narrow};
   return &table;
 }
 

@@ -175,7 +175,7 @@ Status* add_operators(const Api* api, SessionOptions* options) {
   if (Status* status = CreateDomain::of(api)("tailcut", &domain)) return status;
   for (const OpEntry& op : entries())
     if (Status* status = AddOp::of(api)(domain, &op)) return status;
-  for (const CustomOp* op : {attention_op(), swiglu_op()})
+  for (const CustomOp* op : {attention_op(), half_attention_op(), swiglu_op()})
     if (Status* status = AddOp::of(api)(domain, op)) return status;
   return AddDomain::of(api)(options, domain);
 }

@@ -85,11 +85,15 @@ size_t Tensor::count() const {
 
 size_t Tensor::bytes() const { return count() * size_of(type); }
 
-Status* output(const Api* api, Context* context, size_t index, const int64_t* dims, size_t rank, float** data) {
+Status* output(const Api* api, Context* context, size_t index, const int64_t* dims, size_t rank, void** data) {
   Value* value = nullptr;
-  void* raw = nullptr;
   if (Status* status = GetOutput::of(api)(context, index, dims, rank, &value)) return status;
-  if (Status* status = TensorData::of(api)(value, &raw)) return status;
+  return TensorData::of(api)(value, data);
+}
+
+Status* output(const Api* api, Context* context, size_t index, const int64_t* dims, size_t rank, float** data) {
+  void* raw = nullptr;
+  if (Status* status = output(api, context, index, dims, rank, &raw)) return status;
   *data = static_cast<float*>(raw);
   return nullptr;
 }

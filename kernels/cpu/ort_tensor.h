@@ -25,6 +25,7 @@ Status* read(const Api* api, const Value* value, Tensor* tensor);
 
 // Where output `index` of this shape is to be written.
 Status* output(const Api* api, Context* context, size_t index, const int64_t* dims, size_t rank, float** data);
+Status* output(const Api* api, Context* context, size_t index, const int64_t* dims, size_t rank, void** data);
 
 Status* failure(const Api* api, const std::string& sentence);
 

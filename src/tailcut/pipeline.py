@@ -94,7 +94,7 @@ _SETTINGS: dict[str, tuple[str, ...]] = {
     "measure": ("metric", "device"),
     "allocate": ("sparsity", "pattern", "allocator", "metric", "tau", "granularity", "cap"),
     "compress": ("pruner", "calibration", "samples", "seqlen", "seed", "device"),
-    "export": ("engines", "context", "prompt_tokens", "weights", "head", "activation_bits"),
+    "export": ("engines", "context", "prompt_tokens", "weights", "head", "activation_bits", "kv_cache"),
     "quality": ("text", "text_context", "windows", "device"),
     "bench": ("engines", "threads", "prompt_tokens", "context", "new_tokens", "blocks", "seed"),
     "gate": ("min_speedup", "max_ppl_ratio"),
@@ -151,6 +151,7 @@ def _export(state: Run) -> None:
             weights=recipe.weights,
             head=recipe.head,
             activation_bits=recipe.activation_bits,
+            kv_cache=recipe.kv_cache,
             overwrite=True,
             report=state.report,
         )

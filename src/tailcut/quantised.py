@@ -14,6 +14,7 @@ import numpy.typing as npt
 from tailcut.errors import InputError
 
 Precision = Literal["float32", "float16", "bfloat16", "int8", "int4"]
+CachePrecision = Literal["float32", "float16"]  # of the keys and values that fused.onnx keeps
 HeadPrecision = Literal["float32", "int8", "int4"]  # what may be asked for; float16 and bfloat16 follow the weights
 GROUP: Final = 128  # columns that share an int4 scale
 _ZERO: Final = 8  # the nibble of q = 0

@@ -14,7 +14,7 @@ from tailcut import codec, plugins
 from tailcut.allocation import Budget, parse_nm
 from tailcut.codec import FORBID_EXTRA
 from tailcut.errors import InputError
-from tailcut.quantised import HeadPrecision, Precision
+from tailcut.quantised import CachePrecision, HeadPrecision, Precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,7 @@ class Recipe:
     weights: Precision = "float32"
     head: HeadPrecision | None = None  # output head and token embedding; None: as the weights, int8 beside int4
     activation_bits: int = 8  # of int8 and int4 matrices, in the kernels: 8 or 16
+    kv_cache: CachePrecision | None = None  # of fused.onnx; None: float32 beside float32 weights, else float16
     # the measuring
     engines: tuple[str, ...] = ("tailcut", "onnxruntime")
     threads: int | None = None  # None: all cores

@@ -59,6 +59,8 @@ def test_bytes_follow_from_the_manifest(make_package: Any) -> None:
     assert weight_bytes(manifest, sizes, compressed=True) == dense - 640_000 * 4 + 100_000
     work = Workload(prompt_tokens=8, new_tokens=2, context=100)
     assert kv_bytes(sizes, work) == 2 * 2 * 2 * 16 * 100 * 4
+    assert kv_bytes(sizes, work, "float32, in place") == 2 * 2 * 2 * 16 * 100 * 4
+    assert kv_bytes(sizes, work, "float16, in place") == 2 * 2 * 2 * 16 * 100 * 2
 
 
 def test_an_nvidia_style_or_gpt2_config_is_understood(tmp_path: Path) -> None:

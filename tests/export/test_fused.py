@@ -1,5 +1,6 @@
 """fused.onnx: where families have one, that it agrees with torch, and that it stores no weight again."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from tailcut.errors import InputError
+from tailcut.export.convert import convert
 from tailcut.export.fused import MAX_POSITIONS
 from tailcut.export.fused_check import FusedRunner
 from tailcut.export.run import export
@@ -112,6 +115,45 @@ def test_inputs_and_outputs_are_those_of_the_decoder(package: Path) -> None:
         "logits_from": ("tensor(int64)", [1]),
         "logits": ("tensor(float)", ["batch", "wanted", 258]),
     }
+
+
+@pytest.mark.parametrize(("weights", "asked", "got"), [
+    ("int8", None, "float16"), ("int8", "float32", "float32"), ("float32", None, "float32"), ("float32", "float16", "float16"),
+])  # fmt: skip
+def test_the_cache_is_of_the_type_asked_for(
+    weights: Any, asked: Any, got: str, sparse_model: Model, tmp_path: Path
+) -> None:
+    """Checked against torch, on plain ONNX Runtime: with its cache rounded where the graph's is."""
+    facts = export(sparse_model("llama", **WIDE), tmp_path / "p", weights=weights, kv_cache=asked).details
+    assert facts["kv_cache"] == got
+    assert ("fused_parity_cache_rounding" in facts) == (got == "float16")
+    assert "parity_cache_rounding" not in facts  # model.onnx keeps float32
+    session = onnxruntime.InferenceSession(str(tmp_path / "p" / FUSED_NAME))
+    kinds = {v.type for v in (*session.get_inputs(), *session.get_outputs()) if "key" in v.name or "value" in v.name}
+    assert kinds == {"tensor(float16)" if got == "float16" else "tensor(float)"}
+    portable = onnxruntime.InferenceSession(str(tmp_path / "p" / "model.onnx"))
+    assert {v.type for v in portable.get_inputs() if "past" in v.name} == {"tensor(float)"}
+
+
+def test_a_float16_cache_survives_convert(sparse_model: Model, tmp_path: Path) -> None:
+    export(sparse_model("llama", **WIDE), tmp_path / "p", weights="int8", check=False)
+    facts = convert(tmp_path / "p", tmp_path / "dense", "dense").details
+    assert facts["kv_cache"] == "float16"
+    tokens = np.random.default_rng(2).integers(0, 258, (2, 9))
+    found = [FusedRunner(tmp_path / name / FUSED_NAME).prefill(tokens) for name in ("p", "dense")]
+    np.testing.assert_allclose(*found, atol=1e-5, rtol=1e-4)  # the same weights, multiplied in another order
+
+
+def test_values_beyond_float16_are_refused_with_the_way_out(sparse_model: Model, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(sparse_model("llama", **WIDE), model)
+    tensors = load_file(model / "model.safetensors")
+    for name in [name for name in tensors if name.endswith("v_proj.weight")]:
+        tensors[name] *= np.float32(1e7)
+    save_file(tensors, model / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"do not fit a float16 cache.*--kv-cache float32"):
+        export(model, tmp_path / "p", kv_cache="float16")
+    assert export(model, tmp_path / "p", kv_cache="float32", check=False).details["kv_cache"] == "float32"
 
 
 def feeds(tokens: Any, total: int, wanted: int, cache: dict[str, Any]) -> dict[str, Any]:

@@ -126,7 +126,11 @@ def test_activation_bits_reach_every_integer_matrix(tiny_model: Model, tmp_path:
 
 
 def test_settings() -> None:
-    assert storage("bitmask", "int4", None) == Storage("bitmask", "int4", "int8")
+    assert storage("bitmask", "int4", None) == Storage("bitmask", "int4", "int8", kv_cache="float16")
+    assert storage("bitmask", "int4", None, 8, "float32").kv_cache == "float32"
+    assert storage("bitmask", "float32", "int8").kv_cache == "float32"
+    with pytest.raises(InputError, match="unknown KV cache 'int8'; choose one of float32, float16"):
+        storage("bitmask", "int8", None, 8, "int8")
     assert storage("bitmask", "int4", "int4").head == "int4"
     assert storage("dense", "int8", None).joins is False
     assert joined_name(["a.q", "a.k"]) == "a.q+k"

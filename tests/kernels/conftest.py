@@ -13,17 +13,17 @@ Export = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def fused_package(tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Export:
-    """fused_package(family="llama", weights="float32") -> a package with fused.onnx (heads of 16 channels)."""
+    """fused_package(family="llama", weights="float32", kv_cache=None) -> a package with fused.onnx (heads of 16)."""
     from tailcut.export.run import export
 
     made: dict[str, Path] = {}
 
-    def make(family: str = "llama", weights: str = "float32") -> Path:
-        key = f"{family}-{weights}"
+    def make(family: str = "llama", weights: str = "float32", kv_cache: str | None = None) -> Path:
+        key = f"{family}-{weights}-{kv_cache}"
         if key not in made:
             model = tiny_model(family, hidden_size=64, max_position_embeddings=512)
             made[key] = tmp_path_factory.mktemp("fused") / key
-            export(model, made[key], weights=weights)
+            export(model, made[key], weights=weights, kv_cache=kv_cache)
             assert (made[key] / "fused.onnx").is_file()
         return made[key]
 

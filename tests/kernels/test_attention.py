@@ -1,4 +1,8 @@
-"""tailcut::GroupQueryAttention: the kernel against a plain float64 computation and against ONNX Runtime's own operator."""
+"""tailcut::GroupQueryAttention: the kernel against a plain float64 computation and against ONNX Runtime's own operator.
+
+A float16 cache is checked in two steps: what is written is the exact number rounded (either way where float32 rotation
+leaves it on the border), and what is computed is that of the numbers written.
+"""
 
 from typing import Any
 
@@ -19,16 +23,19 @@ pytestmark = pytest.mark.skipif(library.find() is None, reason=str(library.probl
 TOLERANCE = 2e-5
 
 
-def model(heads: int, kv: int, *, window: int = -1, softcap: float = 0.0, scale: float = 0.125) -> bytes:
+def model(
+    heads: int, kv: int, *, window: int = -1, softcap: float = 0.0, scale: float = 0.125, halves: bool = False
+) -> bytes:
+    cache = TensorProto.FLOAT16 if halves else TensorProto.FLOAT
     names = ["qkv", "past_key", "past_value", "seqlens_k", "total_sequence_length", "cos", "sin"]
-    kinds = [TensorProto.FLOAT] * 3 + [TensorProto.INT32] * 2 + [TensorProto.FLOAT] * 2
+    kinds = [TensorProto.FLOAT, cache, cache] + [TensorProto.INT32] * 2 + [TensorProto.FLOAT] * 2
     ranks = [3, 4, 4, 1, 0, 2, 2]
     inputs = [
         helper.make_tensor_value_info(n, kind, [None] * rank) for n, kind, rank in zip(names, kinds, ranks, strict=True)
     ]
     outputs = [
-        helper.make_tensor_value_info(n, TensorProto.FLOAT, [None] * r)
-        for n, r in (("y", 3), ("present_key", 4), ("present_value", 4))
+        helper.make_tensor_value_info(n, kind, [None] * r)
+        for n, kind, r in (("y", TensorProto.FLOAT, 3), ("present_key", cache, 4), ("present_value", cache, 4))
     ]
     attributes = {"num_heads": heads, "kv_num_heads": kv, "scale": scale, "local_window_size": window}
     node = helper.make_node(
@@ -36,7 +43,9 @@ def model(heads: int, kv: int, *, window: int = -1, softcap: float = 0.0, scale:
     )
     imports = [helper.make_opsetid("", 21), helper.make_opsetid(DOMAIN, 1), helper.make_opsetid("com.microsoft", 1)]
     graph = helper.make_graph([node], "attention", inputs, outputs)
-    built = helper.make_model(graph, opset_imports=imports, ir_version=10, functions=[attention_function(21)])
+    built = helper.make_model(
+        graph, opset_imports=imports, ir_version=10, functions=[attention_function(21, halves=halves)]
+    )
     return bytes(built.SerializeToString())
 
 
@@ -50,7 +59,16 @@ def session(model_bytes: bytes, *, own: bool, threads: int = 2) -> onnxruntime.I
 
 
 def feeds(
-    batch: int, sequence: int, heads: int, kv: int, dim: int, *, lengths: list[int], capacity: int, rotated: int
+    batch: int,
+    sequence: int,
+    heads: int,
+    kv: int,
+    dim: int,
+    *,
+    lengths: list[int],
+    capacity: int,
+    rotated: int,
+    halves: bool = False,
 ) -> dict[str, Array]:
     """lengths: valid tokens of each row after this run."""
     rng = np.random.default_rng(5)
@@ -58,8 +76,8 @@ def feeds(
     cache = (batch, kv, capacity, dim)
     return {
         "qkv": rng.standard_normal((batch, sequence, (heads + 2 * kv) * dim)).astype(np.float32),
-        "past_key": rng.standard_normal(cache).astype(np.float32),
-        "past_value": rng.standard_normal(cache).astype(np.float32),
+        "past_key": rng.standard_normal(cache).astype(np.float16 if halves else np.float32),
+        "past_value": rng.standard_normal(cache).astype(np.float16 if halves else np.float32),
         "seqlens_k": np.asarray(lengths, np.int32) - 1,
         "total_sequence_length": np.asarray(max(lengths), np.int32),
         "cos": np.cos(angles).astype(np.float32),
@@ -74,21 +92,39 @@ def turned(x: Array, position: int, given: dict[str, Array]) -> Array:
     return np.concatenate([first * cos - second * sin, second * cos + first * sin, x[..., 2 * half :]], axis=-1)
 
 
-def plain(
-    given: dict[str, Array], heads: int, kv: int, *, window: int = -1, softcap: float = 0.0, scale: float = 0.125
-) -> Array:
-    """float64 outputs [batch, sequence, heads * dim]; rows of padding are left at NaN."""
+def stored(given: dict[str, Array], heads: int, kv: int) -> tuple[Array, Array]:
+    """float64 keys and values after the run."""
     batch, sequence, _ = given["qkv"].shape
-    dim = given["past_key"].shape[3]
-    qkv = given["qkv"].astype(np.float64).reshape(batch, sequence, heads + 2 * kv, dim)
+    qkv = given["qkv"].astype(np.float64).reshape(batch, sequence, heads + 2 * kv, -1)
     keys, values = (given[name].astype(np.float64) for name in ("past_key", "past_value"))
     first = int(given["total_sequence_length"]) == sequence
-    y = np.full((batch, sequence, heads, dim), np.nan)
     for b in range(batch):
         past = 0 if first else int(given["seqlens_k"][b]) + 1 - sequence
         for s in range(min(sequence, int(given["seqlens_k"][b]) + 1 - past)):
             keys[b, :, past + s] = turned(qkv[b, s, heads : heads + kv], past + s, given)
             values[b, :, past + s] = qkv[b, s, heads + kv :]
+    return keys, values
+
+
+def plain(
+    given: dict[str, Array],
+    heads: int,
+    kv: int,
+    *,
+    window: int = -1,
+    softcap: float = 0.0,
+    scale: float = 0.125,
+    cache: tuple[Array, Array] | None = None,
+) -> Array:
+    """float64 outputs [batch, sequence, heads * dim]; rows of padding are left at NaN. cache: as it is after the run."""
+    batch, sequence, _ = given["qkv"].shape
+    dim = given["past_key"].shape[3]
+    qkv = given["qkv"].astype(np.float64).reshape(batch, sequence, heads + 2 * kv, dim)
+    keys, values = (part.astype(np.float64) for part in cache or stored(given, heads, kv))
+    first = int(given["total_sequence_length"]) == sequence
+    y = np.full((batch, sequence, heads, dim), np.nan)
+    for b in range(batch):
+        past = 0 if first else int(given["seqlens_k"][b]) + 1 - sequence
         for s in range(min(sequence, int(given["seqlens_k"][b]) + 1 - past)):
             queries, seen = turned(qkv[b, s, :heads], past + s, given), past + s + 1
             begin = max(0, seen - window) if window > 0 else 0
@@ -111,9 +147,16 @@ CASES = [
     pytest.param(4, 2, 32, 32, 1, [100], 128, 17, 0.0, id="window"),
     pytest.param(4, 2, 32, 32, 80, [80], 80, 33, 30.0, id="window-and-softcap"),
     pytest.param(48, 1, 16, 16, 3, [20], 32, -1, 0.0, id="many-heads-chunk"),
+    pytest.param(200, 1, 16, 16, 1, [140], 150, -1, 0.0, id="more-heads-than-go-together"),
+    pytest.param(6, 2, 32, 32, 1, [300, 7, 129, 128], 320, -1, 0.0, id="ragged-decode-in-chunks"),
+    pytest.param(4, 1, 32, 32, 1, [900, 150], 1000, 301, 25.0, id="chunks-window-softcap"),
+    pytest.param(4, 2, 16, 16, 1, [8321], 8330, -1, 0.0, id="more-than-64-chunks"),
+    pytest.param(3, 1, 256, 256, 1, [77], 80, -1, 0.0, id="wide-heads-short-blocks"),
+    pytest.param(2, 1, 512, 64, 20, [20], 24, 9, 0.0, id="widest-heads-prompt-window"),
 ]
 
 
+@pytest.mark.parametrize("halves", [False, True], ids=["float32", "float16"])
 @pytest.mark.parametrize(
     ("heads", "kv", "dim", "rotated", "sequence", "lengths", "capacity", "window", "softcap"), CASES
 )
@@ -127,29 +170,119 @@ def test_kernel_and_runtime_agree_with_float64(
     capacity: int,
     window: int,
     softcap: float,
+    halves: bool,
 ) -> None:
-    given = feeds(len(lengths), sequence, heads, kv, dim, lengths=lengths, capacity=capacity, rotated=rotated)
+    sizes: dict[str, Any] = {"lengths": lengths, "capacity": capacity, "rotated": rotated, "halves": halves}
+    given = feeds(len(lengths), sequence, heads, kv, dim, **sizes)
     wanted = plain(given, heads, kv, window=window, softcap=softcap)
     real = np.isfinite(wanted)
-    built = model(heads, kv, window=window, softcap=softcap)
+    built = model(heads, kv, window=window, softcap=softcap, halves=halves)
     for own in (True, False):
         y, keys, values = session(built, own=own).run(None, given)
-        np.testing.assert_allclose(y[real], wanted[real], rtol=0, atol=TOLERANCE, err_msg=f"own={own}")
+        expected = wanted
+        if own and halves:  # the body attends to new keys and values before it rounds them
+            cache = rounded(given, heads, kv, keys, values)
+            expected = plain(given, heads, kv, window=window, softcap=softcap, cache=cache)
+        np.testing.assert_allclose(y[real], expected[real], rtol=0, atol=TOLERANCE, err_msg=f"own={own}")
         assert keys.shape == values.shape == given["past_key"].shape
     assert real.any()
 
 
-def test_threads_do_not_change_a_bit() -> None:
-    given = feeds(1, 1, 8, 4, 64, lengths=[200], capacity=256, rotated=64)
-    built = model(8, 4)
+def rounded(given: dict[str, Array], heads: int, kv: int, keys: Array, values: Array) -> tuple[Array, Array]:
+    """The cache after a run, which holds the exact numbers to half a unit of float16 (and a bit of float32)."""
+    batch, sequence, _ = given["qkv"].shape
+    for found, exact in zip((keys, values), stored(given, heads, kv), strict=True):
+        assert found.dtype == np.float16
+        unit = np.maximum(2.0 ** (np.floor(np.log2(np.maximum(np.abs(exact), 1e-30))) - 10), 2.0**-24)
+        first = int(given["total_sequence_length"]) == sequence
+        for b in range(batch):
+            count = sequence if first else int(given["seqlens_k"][b]) + 1
+            valid = np.s_[b, :, : min(count, int(given["seqlens_k"][b]) + 1)]
+            assert (np.abs(found[valid].astype(np.float64) - exact[valid]) <= 0.5001 * unit[valid] + 1e-6).all()
+    return keys, values
+
+
+ISAS = ("portable", "avx2")
+
+
+@pytest.fixture(params=ISAS)
+def isa(request: pytest.FixtureRequest) -> Any:
+    """Sessions made in this test use that instruction set."""
+    if request.param not in library.isas():
+        pytest.skip(f"this processor has no {request.param}")
+    library.force(request.param)
+    yield request.param
+    library.force()
+
+
+def test_every_float16_is_read_exactly(isa: str) -> None:
+    """A query of zeros weighs two cached positions alike, and the second value is 0: the output is half the first."""
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(128, 1, 1, 512)
+    cache = np.concatenate([every, np.zeros_like(every)], axis=2)
+    given = feeds(128, 1, 1, 1, 512, lengths=[2] * 128, capacity=2, rotated=0, halves=True)
+    given |= {"qkv": np.zeros((128, 1, 3 * 512), np.float32), "past_key": np.zeros_like(cache), "past_value": cache}
+    y = session(model(1, 1, halves=True), own=True).run(None, given)[0]
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(y.ravel(), every.astype(np.float32).ravel() * np.float32(0.5))
+
+
+def test_values_are_rounded_to_nearest_even(isa: str) -> None:
+    """Bit for bit numpy's rounding: every float16 and its neighbours, the middles and what lies beside them."""
+    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
+    middles = (halves[1:] + halves[:-1]) / 2  # exact in float32
+    edges = np.float32([65519.996, 65520, 1e30, np.inf, np.nan, 1e-45, 2**-25, 2**-25 * 1.001])
+    near = [np.nextafter(middles, np.float32(side)) for side in (-np.inf, np.inf)]
+    x = np.concatenate([halves, middles, *near, edges])
+    x = np.concatenate([x, -x])
+    x = np.pad(x, (0, -x.size % 512)).reshape(1, -1, 512)  # [1, sequence, dim]
+    given = feeds(1, x.shape[1], 1, 1, 512, lengths=[x.shape[1]], capacity=x.shape[1], rotated=0, halves=True)
+    given["qkv"] = np.concatenate([np.zeros_like(x), x, x], axis=2)
+    _, keys, values = session(model(1, 1, halves=True), own=True).run(None, given)
+    with np.errstate(over="ignore"):
+        wanted = x[0].astype(np.float16)
+    for found in (keys, values):
+        np.testing.assert_array_equal(found[0, 0], wanted)
+        signs = np.signbit(found[0, 0]) == np.signbit(wanted)
+        assert signs[~np.isnan(wanted)].all()
+
+
+@pytest.mark.parametrize("halves", [False, True])
+def test_instruction_sets_agree_with_float64(isa: str, halves: bool) -> None:
+    for sequence, lengths in ((1, [150, 20]), (19, [19, 4])):
+        given = feeds(2, sequence, 6, 2, 40, lengths=lengths, capacity=160, rotated=32, halves=halves)
+        y, keys, values = session(model(6, 2, halves=halves), own=True).run(None, given)
+        wanted = plain(given, 6, 2, cache=rounded(given, 6, 2, keys, values) if halves else None)
+        real = np.isfinite(wanted)
+        np.testing.assert_allclose(y[real], wanted[real], rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("halves", [False, True])
+def test_a_row_does_not_depend_on_its_batch(halves: bool) -> None:
+    """Rows of 1, 2 and 3 chunks: what each gives alone, bit for bit."""
+    given = feeds(3, 1, 6, 2, 32, lengths=[300, 9, 200], capacity=320, rotated=32, halves=halves)
+    opened = session(model(6, 2, halves=halves), own=True)
+    together = opened.run(None, given)[0]
+    for row, length in enumerate((300, 9, 200)):
+        names = ("qkv", "past_key", "past_value", "seqlens_k")
+        alone = given | {name: given[name][row : row + 1] for name in names}
+        alone["total_sequence_length"] = np.asarray(length, np.int32)
+        np.testing.assert_array_equal(opened.run(None, alone)[0][0], together[row])
+
+
+@pytest.mark.parametrize("halves", [False, True])
+@pytest.mark.parametrize(("sequence", "length"), [(1, 700), (40, 40)])
+def test_threads_do_not_change_a_bit(halves: bool, sequence: int, length: int) -> None:
+    given = feeds(1, sequence, 8, 4, 64, lengths=[length], capacity=704, rotated=64, halves=halves)
+    built = model(8, 4, halves=halves)
     one, two = (session(built, own=True, threads=threads).run(None, given) for threads in (1, 2))
     for a, b in zip(one, two, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_the_cache_is_written_in_place() -> None:
-    given = feeds(1, 1, 4, 2, 32, lengths=[3], capacity=8, rotated=32)
-    opened = session(model(4, 2), own=True)
+@pytest.mark.parametrize("halves", [False, True])
+def test_the_cache_is_written_in_place(halves: bool) -> None:
+    given = feeds(1, 1, 4, 2, 32, lengths=[3], capacity=8, rotated=32, halves=halves)
+    opened = session(model(4, 2, halves=halves), own=True)
     fresh = opened.run(None, given)
     binding = opened.io_binding()
     values = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array.copy()) for name, array in given.items()}
@@ -166,10 +299,12 @@ def test_the_cache_is_written_in_place() -> None:
     np.testing.assert_array_equal(untouched, np.delete(given["past_key"], 2, axis=2))
 
 
-def test_not_a_number_reaches_the_output_of_its_own_head() -> None:
-    given = feeds(1, 1, 2, 2, 16, lengths=[70], capacity=80, rotated=16)
+@pytest.mark.parametrize("halves", [False, True])
+@pytest.mark.parametrize("length", [70, 300])
+def test_not_a_number_reaches_the_output_of_its_own_head(halves: bool, length: int) -> None:
+    given = feeds(1, 1, 2, 2, 16, lengths=[length], capacity=320, rotated=16, halves=halves)
     given["past_key"][0, 1, 10, 3] = np.nan
-    y = session(model(2, 2), own=True).run(None, given)[0].reshape(2, 16)
+    y = session(model(2, 2, halves=halves), own=True).run(None, given)[0].reshape(2, 16)
     assert np.isfinite(y[0]).all()
     assert np.isnan(y[1]).all()
 
@@ -193,4 +328,5 @@ def test_what_does_not_fit_is_refused(name: str, value: Array, said: str) -> Non
 
 
 def test_the_function_is_valid_onnx() -> None:
-    onnx.checker.check_model(onnx.load_from_string(model(4, 2)), full_check=False)
+    for halves in (False, True):
+        onnx.checker.check_model(onnx.load_from_string(model(4, 2, halves=halves)), full_check=False)

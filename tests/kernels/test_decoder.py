@@ -10,6 +10,7 @@ import pytest
 from tailcut.errors import InputError, MissingEnvironmentError
 from tailcut.kernels import library
 from tailcut.kernels.decoder import Decoder
+from tailcut.kernels.in_place import InPlace
 from tailcut.kernels.package import FUSED_NAME
 from tailcut.kernels.session import decoding_graph, load_session
 
@@ -119,6 +120,64 @@ def test_results_are_the_callers(pair: tuple[Decoder, Decoder]) -> None:
         decoder.prefill(tokens(1, 1, seed=9))
         for array, before in zip(found, kept, strict=True):
             np.testing.assert_array_equal(array, before)
+
+
+# A float16 cache rounds keys and values by up to 2^-11 of their size; that moved logits of these models (up to 5) by at
+# most 1.1e-2 in the runs below.
+HALF: dict[str, Any] = {"atol": 2e-2, "rtol": 0}
+HALF_STEPS = 1e-3  # 1.4e-5 measured; what float32 leaves on the border between two float16 may go to either
+
+
+@pytest.fixture(scope="module", params=["llama", "mistral", "gemma2"])
+def half_pair(request: pytest.FixtureRequest, fused_package: Export) -> tuple[Decoder, Decoder]:
+    """Decoders of the same weights with a float16 and a float32 cache, both in place."""
+    kinds = ("float16", "float32")
+    half, full = (Decoder(fused_package(request.param, kv_cache=kind), 2, kernels="require") for kind in kinds)
+    assert (half.cache_type, full.cache_type) == kinds
+    return half, full
+
+
+@pytest.mark.parametrize(("batch", "count", "padding"), [(1, 1, []), (3, 12, [0, 5, 11]), (2, 126, []), (1, 250, [])])
+def test_a_float16_cache_is_close(
+    half_pair: tuple[Decoder, Decoder], batch: int, count: int, padding: list[int]
+) -> None:
+    """One token, rows of different length, and buffers that are replaced by larger ones while they are in use."""
+    mask = (np.arange(count) >= np.array(padding)[:, None]).astype(np.int64) if padding else None
+    runs = [run(decoder, tokens(batch, count), mask, 10) for decoder in half_pair]
+    for got, want in zip(*runs, strict=True):
+        np.testing.assert_allclose(got, want, **HALF)
+    assert any((got != want).any() for got, want in zip(*runs, strict=True))  # it does round
+
+
+def test_a_float16_cache_takes_half_the_bytes(half_pair: tuple[Decoder, Decoder]) -> None:
+    models = [decoder._model for decoder in half_pair]
+    for decoder in half_pair:
+        decoder.prefill(tokens(2, 200))
+        decoder.step(np.array([1, 2]))
+    half, full = models
+    assert isinstance(half, InPlace)
+    assert isinstance(full, InPlace)
+    assert {rows.dtype for rows in half._cache.values()} == {np.dtype(np.float16)}
+    assert full.cache_bytes == 2 * half.cache_bytes == 3 * 2 * (2 * 2 * 256 * 16 * 4)  # layers, key and value, rows
+    assert all(rows[:, :, 200].any() for rows in half._cache.values())  # the step's own row is there
+
+
+def test_steps_continue_a_float16_prompt(half_pair: tuple[Decoder, Decoder]) -> None:
+    """Prompt and steps read the same rounded rows: only the order of float32 sums differs."""
+    decoder, ids = half_pair[0], tokens(2, 150)
+    whole = decoder.prefill(ids)
+    decoder.prefill(ids[:, :140])
+    for at in range(140, 150):
+        np.testing.assert_allclose(decoder.step(ids[:, at]), whole[:, at], atol=HALF_STEPS, rtol=0)
+
+
+def test_rewind_and_noise_in_a_float16_cache(half_pair: tuple[Decoder, Decoder]) -> None:
+    decoder = half_pair[0]
+    assert decoder.pretend(1, 125, seed=3)
+    mark = decoder.mark()
+    first = [decoder.step(np.array([token])) for token in (5, 6, 7, 8)]
+    decoder.rewind(mark)
+    np.testing.assert_array_equal([decoder.step(np.array([token])) for token in (5, 6, 7, 8)], first)
 
 
 def test_bad_calls_are_sentences(pair: tuple[Decoder, Decoder]) -> None:

@@ -33,6 +33,11 @@ class Head(StrEnum):
     int4 = "int4"
 
 
+class Cache(StrEnum):
+    float32 = "float32"
+    float16 = "float16"
+
+
 class Variant(StrEnum):
     onnx = "onnx"
     deepsparse = "deepsparse"
@@ -57,6 +62,12 @@ def command(
         int,
         typer.Option(help="How the kernels round activations of int8 and int4 matrices: 8, or 16 (slower, exacter)."),
     ] = 8,
+    kv_cache: Annotated[
+        Cache | None,
+        typer.Option(
+            help="Keys and values that fused.onnx keeps. [default: float32 for float32 weights, else float16]"
+        ),
+    ] = None,
     variant: Annotated[
         Variant,
         typer.Option(help="onnx: one graph, dynamic sizes. deepsparse: decode.onnx and prefill.onnx of fixed sizes."),
@@ -78,8 +89,11 @@ def command(
     """
     with console(quiet=json) as report:
         if variant is Variant.deepsparse:
-            if weights is not Weights.float32 or head not in (None, Head.float32):
-                raise InputError("--variant deepsparse holds float32 weights only; leave out --weights and --head")
+            if weights is not Weights.float32 or head not in (None, Head.float32) or kv_cache is Cache.float16:
+                raise InputError(
+                    "--variant deepsparse holds float32 weights only, and a float32 cache; "
+                    "leave out --weights, --head and --kv-cache"
+                )
             manifest = _static(model, out, context, prompt, not no_check, overwrite, report)
         else:
             from tailcut.export.run import export
@@ -91,6 +105,7 @@ def command(
                 weights=weights.value,
                 head=head.value if head else None,
                 activation_bits=activation_bits,
+                kv_cache=kv_cache.value if kv_cache else None,
                 check=not no_check,
                 overwrite=overwrite,
                 report=report,

@@ -40,6 +40,10 @@ def command(
     activation_bits: Annotated[
         int | None, typer.Option(help="Activations of int8 and int4 matrices in the kernels: 8 or 16. [default: 8]")
     ] = None,
+    kv_cache: Annotated[
+        str | None,
+        typer.Option(help="Keys and values: float32 or float16. [default: float32 for float32 weights, else float16]"),
+    ] = None,
     engines: Annotated[
         str | None, typer.Option(help="Comma-separated; the first is judged. [default: tailcut,onnxruntime]")
     ] = None,

@@ -3,25 +3,35 @@
 
 #include <immintrin.h>
 
+#include <limits>
+
 #include "matrix.h"
 
 namespace tailcut::avx2 {
 
 inline bool integer(const Matrix& w) { return w.kind == Kind::i8 || w.kind == Kind::i4; }
 
-// Above this many rows of x a slots matrix is expanded once instead of being read once a row of x (from cache).
-constexpr int64_t kSlotsPasses = 16;
+// Above this many rows of x a matrix is expanded once instead of being read once a row of x (from cache).
+constexpr int64_t kSlotsPasses = 16, kDensePasses = 8, kMaskPasses = 1;
 
 // Whether the kernels want x as int16 (panels) rather than as int8 and its absolute values (one row at a time).
-inline bool wide(const Matrix& w, int64_t m) { return w.format == Format::slots ? m > kSlotsPasses : m > 1; }
+inline bool wide(const Matrix& w, int64_t m) {
+  return m > (w.format == Format::slots ? kSlotsPasses : w.format == Format::dense ? kDensePasses : kMaskPasses);
+}
+
+// Whether the kernels want x8 split: dense i4, where one byte of weights is two columns.
+inline bool split(const Matrix& w, int64_t m) { return w.kind == Kind::i4 && w.format == Format::dense && !wide(w, m); }
 
 // What `prepare` leaves of one row of x. Narrow: x8, then |x8|. Wide: x16. Columns are padded with zeros to blocks.
+// Split: x8 with the even columns of each block in front of the odd ones, then 8 times the sum of each group's columns,
+// shared out to eight lanes as the kernel adds them.
 struct Activations {
   const float* scales;  // [groups]
   bool bad;             // a NaN or an infinity was among them
   const int8_t* x8;
   const uint8_t* abs8;
   const int16_t* x16;
+  const int32_t* eights;  // [groups, 8]
 };
 
 inline size_t header_bytes(const Matrix& w) { return static_cast<size_t>((w.groups * 4 + 4 + 63) / 64 * 64); }
@@ -34,16 +44,24 @@ inline Activations activations(const Matrix& w, const uint8_t* scratch, int64_t 
   const uint8_t* columns = at + header_bytes(w);
   const auto* scales = reinterpret_cast<const float*>(at);
   return {scales, scales[w.groups] != 0.0f, reinterpret_cast<const int8_t*>(columns), columns + w.blocks * kBlock,
-          reinterpret_cast<const int16_t*>(columns)};
+          reinterpret_cast<const int16_t*>(columns), reinterpret_cast<const int32_t*>(columns + w.blocks * kBlock)};
+}
+
+// Rows of y whose x held a NaN or an infinity, which int8 cannot say.
+inline void void_bad_rows(const Matrix& w, const uint8_t* scratch, int64_t m, float* y, int64_t ldy, int64_t row0,
+                          int64_t row1) {
+  for (int64_t i = 0; i < m; ++i)
+    if (activations(w, scratch, i).bad)
+      for (int64_t row = row0; row < row1; ++row) y[i * ldy + row] = std::numeric_limits<float>::quiet_NaN();
 }
 
 void prepare(const Matrix& w, const float* x, int64_t m, int64_t first, int64_t last, uint8_t* scratch);
 
-// i8 and i4, formats bitmask and dense: one row of x; and one row of W as int16 [blocks * 64].
-void int_gemv(const Matrix& w, const Activations& x, float* y, int64_t row0, int64_t row1);
+// i8 and i4, formats bitmask and dense: m rows of x (narrow); and one row of W as int16 [blocks * 64].
+void int_gemv(const Matrix& w, const uint8_t* scratch, int64_t m, float* y, int64_t ldy, int64_t row0, int64_t row1);
 void int_expand(const Matrix& w, int64_t row, int16_t* to);
-// i8 slots: the same for a tile of 16 rows (row a multiple of 16); `to` has rows of blocks * 64.
-void slots_gemv(const Matrix& w, const Activations& x, float* y, int64_t tile);
+// i8 and i4 slots: m rows of x (narrow); and a tile of 16 rows (row a multiple of 16), `to` having rows of blocks * 64.
+void slots_gemv(const Matrix& w, const uint8_t* scratch, int64_t m, float* y, int64_t ldy, int64_t row0, int64_t row1);
 void slots_expand(const Matrix& w, int64_t tile, int16_t* to);
 // All of i8 and i4 for any m.
 void int_compute(const Matrix& w, const uint8_t* scratch, int64_t m, float* y, int64_t ldy, int64_t row0, int64_t row1);

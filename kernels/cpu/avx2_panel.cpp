@@ -112,9 +112,8 @@ void panels(const Matrix& w, const uint8_t* scratch, int64_t m, float* y, int64_
 
 void int_compute(const Matrix& w, const uint8_t* scratch, int64_t m, float* y, int64_t ldy, int64_t row0, int64_t row1) {
   if (wide(w, m)) return panels(w, scratch, m, y, ldy, row0, row1);
-  if (w.format != Format::slots) return int_gemv(w, activations(w, scratch, 0), y, row0, row1);
-  for (int64_t row = row0; row < row1; row += kTile)
-    for (int64_t i = 0; i < m; ++i) slots_gemv(w, activations(w, scratch, i), y + i * ldy, row / kTile);
+  if (w.format == Format::slots) return slots_gemv(w, scratch, m, y, ldy, row0, row1);
+  int_gemv(w, scratch, m, y, ldy, row0, row1);
 }
 
 }  // namespace tailcut::avx2

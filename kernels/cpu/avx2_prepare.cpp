@@ -57,6 +57,26 @@ float quantise_group(const float* x, int64_t at, int64_t stop, const Target& to,
   return inverse > 0 ? largest / 127.0f : 0.0f;
 }
 
+// See `Activations`: dense i4. Sums of bytes as the kernel adds them up, lane for lane.
+void split_columns(const Matrix& w, int8_t* x8, int32_t* eights) {
+  const __m256i first = _mm256_set1_epi16(255), eight = _mm256_set1_epi8(8), ones = _mm256_set1_epi16(1);
+  __m256i sums = _mm256_setzero_si256();
+  for (int64_t block = 0; block < w.blocks; ++block) {
+    auto* const at = reinterpret_cast<__m256i*>(x8 + block * kBlock);
+    const __m256i a = _mm256_loadu_si256(at), b = _mm256_loadu_si256(at + 1);
+    const __m256i even = _mm256_packus_epi16(_mm256_and_si256(a, first), _mm256_and_si256(b, first));
+    const __m256i odd = _mm256_packus_epi16(_mm256_srli_epi16(a, 8), _mm256_srli_epi16(b, 8));
+    const __m256i columns[2] = {_mm256_permute4x64_epi64(even, 0xd8), _mm256_permute4x64_epi64(odd, 0xd8)};
+    for (int k = 0; k < 2; ++k) {
+      _mm256_storeu_si256(at + k, columns[k]);
+      sums = _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_maddubs_epi16(eight, columns[k]), ones));
+    }
+    if (block % 2 == 0 && block + 1 < w.blocks) continue;
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(eights + block / 2 * 8), sums);
+    sums = _mm256_setzero_si256();
+  }
+}
+
 }  // namespace
 
 void prepare(const Matrix& w, const float* x, int64_t m, int64_t first, int64_t last, uint8_t* scratch) {
@@ -80,6 +100,7 @@ void prepare(const Matrix& w, const float* x, int64_t m, int64_t first, int64_t 
       scales[g] = quantise_group(from, at, w.blocks * kBlock, to, &bad);
     }
     scales[w.groups] = bad ? 1.0f : 0.0f;
+    if (split(w, m)) split_columns(w, to.x8, reinterpret_cast<int32_t*>(to.abs8));
   }
 }
 

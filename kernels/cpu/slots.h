@@ -33,6 +33,7 @@ inline int64_t slots_windows(const Matrix& w, int64_t group) {
   const int64_t left = w.cols - group * kGroup;
   return left >= kGroup ? kGroup / kWindow : (left + kWindow - 1) / kWindow;
 }
+static inline int slots_list(const uint8_t* record) { return record[0] | record[1] << 8; }  // its entries
 constexpr int64_t slots_window_bytes(int64_t s) { return kTile * s * 3 / 2; }
 
 }  // namespace tailcut

@@ -10,7 +10,7 @@ namespace {
 
 // Time in bytes read: what is read, and what the processor spends besides, as measured on Zen 3 with two threads that
 // share a core. List entries are dear (a jump that is guessed wrong a list, and one by one), so most groups have none.
-constexpr double kWindowCost = 96 + 12, kWideCost = kWideBytes + 60, kEntryCost = 2 + 30;
+constexpr double kWindowCost = 96 + 12, kWideCost = kWideBytes + 30, kEntryCost = 2 + 30;
 constexpr double kMaskCost = 2000;  // expanding 16 rows of a group by their masks
 constexpr int64_t kMaxWide = 32;
 constexpr double kNever = std::numeric_limits<double>::infinity();

@@ -247,8 +247,9 @@ void merge(const Plan& p, int64_t b, int64_t head) {
 }
 
 const AttentionKernels* kernels_for(Isa isa) {
-  const bool vectors = isa != Isa::portable && isa_available(Isa::avx2);
-  return vectors ? avx2_attention() : portable_attention();
+  const Isa wanted = isa == Isa::automatic ? best_isa() : isa;
+  if (wanted >= Isa::avx512 && isa_available(Isa::avx512)) return avx512_attention();
+  return wanted >= Isa::avx2 && isa_available(Isa::avx2) ? avx2_attention() : portable_attention();
 }
 
 // Memory for the queries and the chunks, and how the work is cut.

@@ -52,6 +52,7 @@ struct AttentionKernels {
   void (*narrow)(const float* from, int64_t count, uint16_t* to);
 };
 const AttentionKernels* portable_attention();
-const AttentionKernels* avx2_attention();  // null where it was not compiled
+const AttentionKernels* avx2_attention();    // null where it was not compiled
+const AttentionKernels* avx512_attention();  // likewise; AMX runs it too
 
 }  // namespace tailcut

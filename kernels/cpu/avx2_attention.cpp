@@ -14,7 +14,7 @@ namespace {
 
 // exp of eight values <= 0 (NaN stays NaN); 0 where it would be subnormal.
 __m256 exponential(__m256 x) {
-  const __m256 lowest = _mm256_set1_ps(-87.3f);
+  const __m256 lowest = _mm256_set1_ps(kExpLowest);
   __m256i k;
   const __m256 p = exp_parts(_mm256_max_ps(lowest, x), &k);  // a NaN, as the second operand, stays
   const __m256 value = _mm256_mul_ps(p, power(_mm256_max_epi32(k, _mm256_set1_epi32(-126))));

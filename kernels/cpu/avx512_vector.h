@@ -31,6 +31,7 @@ inline Ints all_bytes(uint8_t value) { return _mm512_set1_epi8(static_cast<char>
 inline Ints all_ints(int32_t value) { return _mm512_set1_epi32(value); }
 inline Floats load(const float* at) { return _mm512_loadu_ps(at); }
 inline Floats load_some(const float* at, uint16_t lanes) { return _mm512_maskz_loadu_ps(lanes, at); }
+inline Floats load_over(Floats rest, const float* at, uint16_t lanes) { return _mm512_mask_loadu_ps(rest, lanes, at); }
 inline void store(float* at, Floats v) { _mm512_storeu_ps(at, v); }
 inline void store_some(float* at, uint16_t lanes, Floats v) { _mm512_mask_storeu_ps(at, lanes, v); }
 inline Ints load_ints(const void* at) { return _mm512_loadu_si512(at); }
@@ -39,6 +40,15 @@ inline Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
 inline Floats mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
 inline Floats sub(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
 inline Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }  // a b + c
+inline Floats larger(Floats a, Floats b) { return _mm512_max_ps(a, b); }  // b where one is a NaN
+inline float largest_float(Floats v) { return _mm512_reduce_max_ps(v); }  // of numbers
+inline uint16_t not_numbers(Floats v) { return _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q); }
+inline uint16_t not_below(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLT_UQ); }  // NaN is not
+inline Floats keep_lanes(uint16_t lanes, Floats v) { return _mm512_maskz_mov_ps(lanes, v); }     // others 0
+inline Floats round_floats(Floats v) {  // to nearest, ties to even
+  return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+inline Floats times_power(Floats v, Floats k) { return _mm512_scalef_ps(v, k); }  // v 2^k, k whole
 inline float sum(Floats v) { return _mm512_reduce_add_ps(v); }
 inline Floats as_floats(Ints v) { return _mm512_castsi512_ps(v); }
 inline Ints as_ints(Floats v) { return _mm512_castps_si512(v); }
@@ -65,6 +75,9 @@ inline Floats widen_bfloats(const uint8_t* at) {  // 16 bfloat16 in a row
 }
 inline Floats widen_halves(const uint8_t* at) {  // 16 float16 in a row
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)));
+}
+inline void store_halves(void* at, Floats v) {  // 16 float16, to nearest and ties to even
+  _mm256_storeu_si256(static_cast<__m256i*>(at), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 inline Floats where_finite(Floats x, Floats v) {  // v where x is finite, else 0
   const __m512i magnitude = _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fffffff));
@@ -113,6 +126,22 @@ inline Floats even_floats(Floats a, Floats b) {
 inline Floats odd_floats(Floats a, Floats b) {
   const __m512i index = _mm512_set_epi32(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
   return _mm512_permutex2var_ps(a, index, b);
+}
+
+// Sixteen sums side by side: lane i of the result is the sum of r[i], which is overwritten.
+inline Floats sum_each(Floats* r) {
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2)  // per 128-bit lane a0 + a2, b0 + b2, a1 + a3, b1 + b3
+    r[i] = _mm512_add_ps(_mm512_unpacklo_ps(r[i], r[i + 1]), _mm512_unpackhi_ps(r[i], r[i + 1]));
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {  // r[i]: 128-bit lane l holds the sums over that lane of rows i .. i + 3
+    const __m512d a = _mm512_castps_pd(r[i]), b = _mm512_castps_pd(r[i + 2]);
+    r[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 16; i += 8)
+    r[i] = _mm512_add_ps(_mm512_shuffle_f32x4(r[i], r[i + 4], 0x44), _mm512_shuffle_f32x4(r[i], r[i + 4], 0xee));
+  return _mm512_add_ps(_mm512_shuffle_f32x4(r[0], r[8], 0x88), _mm512_shuffle_f32x4(r[0], r[8], 0xdd));
 }
 
 // Rows of a 16 x 16 matrix of 4-byte elements to its columns.

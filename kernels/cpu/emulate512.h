@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "half.h"
+
 namespace tailcut {
 namespace {
 
@@ -59,6 +61,9 @@ inline Floats load(const float* at) {
 inline Floats load_some(const float* at, uint16_t lanes) {
   return each_float([=](int i) { return lanes >> i & 1 ? at[i] : 0.0f; });
 }
+inline Floats load_over(Floats rest, const float* at, uint16_t lanes) {
+  return each_float([&](int i) { return lanes >> i & 1 ? at[i] : rest.v[i]; });
+}
 inline void store(float* at, Floats v) { std::memcpy(at, v.v, 64); }
 inline void store_some(float* at, uint16_t lanes, Floats v) {
   for (int i = 0; i < 16; ++i)
@@ -81,6 +86,37 @@ inline Floats mul(Floats a, Floats b) {
 }
 inline Floats fma(Floats a, Floats b, Floats c) {  // rounded twice; the callers' tolerances allow for it
   return each_float([&](int i) { return a.v[i] * b.v[i] + c.v[i]; });
+}
+template <class F>
+inline uint16_t each_bit(F f) {
+  unsigned bits = 0;
+  for (int i = 0; i < 16; ++i) bits |= static_cast<unsigned>(f(i)) << i;
+  return static_cast<uint16_t>(bits);
+}
+inline Floats larger(Floats a, Floats b) {
+  return each_float([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+}
+inline float largest_float(Floats v) {
+  float found = v.v[0];
+  for (float value : v.v) found = value > found ? value : found;
+  return found;
+}
+inline uint16_t not_numbers(Floats v) {
+  return each_bit([&](int i) { return std::isnan(v.v[i]); });
+}
+inline uint16_t not_below(Floats a, Floats b) {
+  return each_bit([&](int i) { return !(a.v[i] < b.v[i]); });
+}
+inline Floats keep_lanes(uint16_t lanes, Floats v) {
+  return each_float([&](int i) { return lanes >> i & 1 ? v.v[i] : 0.0f; });
+}
+inline Floats round_floats(Floats v) {
+  return each_float([&](int i) { return std::nearbyint(v.v[i]); });
+}
+inline Floats times_power(Floats v, Floats k) {  // |k| so small that an int holds it; NaN where k is
+  return each_float([&](int i) {
+    return std::isnan(k.v[i]) ? k.v[i] : std::ldexp(v.v[i], static_cast<int>(k.v[i]));
+  });
 }
 inline float sum(Floats v) {
   for (int half = 8; half; half /= 2)
@@ -143,6 +179,12 @@ inline void store_ints_some(void* at, uint16_t lanes, Ints v) {
 }
 inline Ints widen_bytes(const uint8_t* at) {
   return each<uint32_t>([=](int i) { return at[i]; });
+}
+inline void store_halves(void* at, Floats v) {
+  for (int i = 0; i < 16; ++i) {
+    const uint16_t half = float_to_half(v.v[i]);
+    std::memcpy(static_cast<uint8_t*>(at) + 2 * i, &half, 2);
+  }
 }
 inline Floats where_finite(Floats x, Floats v) {
   return each_float([&](int i) { return std::isfinite(x.v[i]) ? v.v[i] : 0.0f; });
@@ -215,6 +257,9 @@ inline Floats even_floats(Floats a, Floats b) {
 }
 inline Floats odd_floats(Floats a, Floats b) {
   return each_float([&](int i) { return i < 8 ? a.v[2 * i + 1] : b.v[2 * i - 15]; });
+}
+inline Floats sum_each(Floats* r) {
+  return each_float([=](int i) { return sum(r[i]); });
 }
 inline void transpose(Floats* r) {
   for (int i = 0; i < 16; ++i)

@@ -1,5 +1,6 @@
-"""A sparse tiny package, made once a session."""
+"""A sparse tiny package and the kernels with AVX-512 and AMX in plain C++, each made once a session."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,19 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from tailcut.kernels.build import LIBRARY, BuildError, build, find_compiler
+
 Export = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def emulated_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library with plain C++ in place of AVX-512 and AMX instructions; minutes to compile, for slow tests."""
+    try:
+        find_compiler()
+    except BuildError as error:
+        pytest.skip(f"the kernels cannot be compiled here: {error}")
+    return build(tmp_path_factory.mktemp("emulated") / LIBRARY.name, emulate=True, jobs=os.cpu_count() or 1)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,5 @@
 """The AVX-512 and AMX kernels against float64: as plain C++ on every machine, and natively where the processor has them.
+Attention on AVX-512 is tested beside the other instruction sets', in tests/kernels/test_attention.py.
 
 Compiled in plain C++ (TAILCUT_EMULATE) they take minutes to compile, so that run is slow; a machine with AVX-512 tests
 the installed library in seconds.
@@ -45,15 +46,16 @@ class Case:
 
 
 @pytest.fixture(scope="module", params=["native", pytest.param("emulated", marks=pytest.mark.slow)])
-def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def kernels(request: pytest.FixtureRequest) -> Path:
     """The library, natively if this processor has AVX-512, or with plain C++ in place of it."""
-    emulate = request.param == "emulated"
-    out = tmp_path_factory.mktemp("emulated") / LIBRARY.name if emulate else LIBRARY
+    if request.param == "emulated":
+        emulated: Path = request.getfixturevalue("emulated_library")
+        return emulated
     try:
-        built = build(out, emulate=emulate, jobs=os.cpu_count() or 1)
+        built = build(LIBRARY, jobs=os.cpu_count() or 1)
     except BuildError as error:
         pytest.skip(f"the kernels cannot be compiled here: {error}")
-    if not emulate and "avx512" not in library.isas(built):
+    if "avx512" not in library.isas(built):
         pytest.skip("this processor has no AVX-512 (VBMI2, VNNI): the emulated run covers it")
     return built
 

@@ -6,13 +6,15 @@
 
 #include "avx2.h"
 #include "avx2_float.h"
+#include "avx2_panel.h"
 
 namespace tailcut {
 namespace avx2 {
 namespace {
 
 size_t scratch_bytes(const Matrix& w, int64_t m) {
-  return integer(w) ? static_cast<size_t>(m) * activation_bytes(w) : float_scratch_bytes(w, m);
+  if (!integer(w)) return float_scratch_bytes(w, m);
+  return wide(w, m) ? IntLanes::bytes(w, m) : static_cast<size_t>(m) * activation_bytes(w);
 }
 
 void arrange(const Matrix& w, const float* x, int64_t m, int64_t first, int64_t last, uint8_t* scratch) {

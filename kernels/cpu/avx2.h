@@ -12,9 +12,9 @@ namespace tailcut::avx2 {
 inline bool integer(const Matrix& w) { return w.kind == Kind::i8 || w.kind == Kind::i4; }
 
 // Above this many rows of x a matrix is expanded once instead of being read once a row of x (from cache).
-constexpr int64_t kSlotsPasses = 16, kDensePasses = 8, kMaskPasses = 1;
+constexpr int64_t kSlotsPasses = 24, kDensePasses = 12, kMaskPasses = 6;
 
-// Whether the kernels want x as int16 (panels) rather than as int8 and its absolute values (one row at a time).
+// Whether the kernels want x in lanes of int16 (panels) rather than as int8 and its absolute values (one row at a time).
 inline bool wide(const Matrix& w, int64_t m) {
   return m > (w.format == Format::slots ? kSlotsPasses : w.format == Format::dense ? kDensePasses : kMaskPasses);
 }
@@ -22,7 +22,7 @@ inline bool wide(const Matrix& w, int64_t m) {
 // Whether the kernels want x8 split: dense i4, where one byte of weights is two columns.
 inline bool split(const Matrix& w, int64_t m) { return w.kind == Kind::i4 && w.format == Format::dense && !wide(w, m); }
 
-// What `prepare` leaves of one row of x. Narrow: x8, then |x8|. Wide: x16. Columns are padded with zeros to blocks.
+// What `prepare` leaves of one row of x: x8, then |x8| (wide: see avx2_panel.h). Columns are padded with zeros to blocks.
 // Split: x8 with the even columns of each block in front of the odd ones, then 8 times the sum of each group's columns,
 // shared out to eight lanes as the kernel adds them.
 struct Activations {
@@ -30,12 +30,11 @@ struct Activations {
   bool bad;             // a NaN or an infinity was among them
   const int8_t* x8;
   const uint8_t* abs8;
-  const int16_t* x16;
   const int32_t* eights;  // [groups, 8]
 };
 
 inline size_t header_bytes(const Matrix& w) { return static_cast<size_t>((w.groups * 4 + 4 + 63) / 64 * 64); }
-inline size_t activation_bytes(const Matrix& w) {  // two int8 arrays or one of int16
+inline size_t activation_bytes(const Matrix& w) {  // two int8 arrays
   return header_bytes(w) + static_cast<size_t>(w.blocks * kBlock * 2);
 }
 
@@ -44,7 +43,7 @@ inline Activations activations(const Matrix& w, const uint8_t* scratch, int64_t 
   const uint8_t* columns = at + header_bytes(w);
   const auto* scales = reinterpret_cast<const float*>(at);
   return {scales, scales[w.groups] != 0.0f, reinterpret_cast<const int8_t*>(columns), columns + w.blocks * kBlock,
-          reinterpret_cast<const int16_t*>(columns), reinterpret_cast<const int32_t*>(columns + w.blocks * kBlock)};
+          reinterpret_cast<const int32_t*>(columns + w.blocks * kBlock)};
 }
 
 // Rows of y whose x held a NaN or an infinity, which int8 cannot say.
@@ -57,12 +56,10 @@ inline void void_bad_rows(const Matrix& w, const uint8_t* scratch, int64_t m, fl
 
 void prepare(const Matrix& w, const float* x, int64_t m, int64_t first, int64_t last, uint8_t* scratch);
 
-// i8 and i4, formats bitmask and dense: m rows of x (narrow); and one row of W as int16 [blocks * 64].
+// i8 and i4, formats bitmask and dense: m rows of x (narrow).
 void int_gemv(const Matrix& w, const uint8_t* scratch, int64_t m, float* y, int64_t ldy, int64_t row0, int64_t row1);
-void int_expand(const Matrix& w, int64_t row, int16_t* to);
-// i8 and i4 slots: m rows of x (narrow); and a tile of 16 rows (row a multiple of 16), `to` having rows of blocks * 64.
+// i8 and i4 slots: m rows of x (narrow).
 void slots_gemv(const Matrix& w, const uint8_t* scratch, int64_t m, float* y, int64_t ldy, int64_t row0, int64_t row1);
-void slots_expand(const Matrix& w, int64_t tile, int16_t* to);
 // All of i8 and i4 for any m.
 void int_compute(const Matrix& w, const uint8_t* scratch, int64_t m, float* y, int64_t ldy, int64_t row0, int64_t row1);
 

@@ -2,21 +2,10 @@
 #if defined(__AVX2__)
 #include "avx2_panel_lanes.h"
 
+#include "avx2_panel.h"
+
 namespace tailcut::avx2 {
 namespace {
-
-inline void transpose8(__m256 (&v)[8]) {
-  __m256 a[8], b[8];
-  for (int k = 0; k < 8; k += 2) a[k] = _mm256_unpacklo_ps(v[k], v[k + 1]), a[k + 1] = _mm256_unpackhi_ps(v[k], v[k + 1]);
-  for (int k = 0; k < 8; k += 4) {
-    b[k] = _mm256_shuffle_ps(a[k], a[k + 2], 0x44), b[k + 1] = _mm256_shuffle_ps(a[k], a[k + 2], 0xee);
-    b[k + 2] = _mm256_shuffle_ps(a[k + 1], a[k + 3], 0x44), b[k + 3] = _mm256_shuffle_ps(a[k + 1], a[k + 3], 0xee);
-  }
-  for (int k = 0; k < 4; ++k) {
-    v[k] = _mm256_permute2f128_ps(b[k], b[k + 4], 0x20);
-    v[k + 4] = _mm256_permute2f128_ps(b[k], b[k + 4], 0x31);
-  }
-}
 
 // Eight rows of x, of which `rows` exist, into the lanes from `to` on; zeros for the others.
 void eight_rows(const float* x, int64_t cols, int64_t rows, float* to, int64_t width) {

@@ -5,7 +5,8 @@
 #include <cmath>
 #include <cstring>
 
-#include "avx2.h"
+#include "avx2_panel.h"
+#include "avx2_panel_lanes.h"
 
 namespace tailcut::avx2 {
 namespace {
@@ -77,29 +78,68 @@ void split_columns(const Matrix& w, int8_t* x8, int32_t* eights) {
   }
 }
 
+// One row of x in groups: scales[g * apart], columns into `to`. Whether a NaN or an infinity was among them.
+bool quantise_row(const Matrix& w, const float* x, const Target& to, float* scales, int64_t apart) {
+  bool any = false;
+  for (int64_t g = 0; g < w.groups; ++g) {
+    const int64_t at = g * kGroup;
+    const float* from = x + at;
+    float padded[kGroup];
+    if (at + kGroup > w.cols) {
+      std::memset(padded, 0, sizeof padded);
+      std::memcpy(padded, from, static_cast<size_t>(w.cols - at) * sizeof(float));
+      from = padded;
+    }
+    bool bad = false;
+    scales[g * apart] = quantise_group(from, at, w.blocks * kBlock, to, &bad);
+    if (bad && apart > 1) scales[g * apart] = std::numeric_limits<float>::quiet_NaN();  // of lanes: spoils the sum
+    any |= bad;
+  }
+  return any;
+}
+
+// Eight rows of `columns` int16 -> vectors of pairs, `vectors` apart.
+void pairs_in_lanes(const int16_t* rows, int64_t columns, int64_t vectors, int16_t* to) {
+  for (int64_t column = 0; column < columns; column += 16) {
+    __m256 v[8];
+    for (int64_t r = 0; r < 8; ++r) v[r] = _mm256_load_ps(reinterpret_cast<const float*>(rows + r * columns + column));
+    transpose8(v);
+    for (int64_t k = 0; k < 8; ++k)
+      _mm256_store_ps(reinterpret_cast<float*>(to + (column / 2 + k) * vectors * kIntLane * 2), v[k]);
+  }
+}
+
 }  // namespace
+
+void panel_prepare(const Matrix& w, const float* x, int64_t m, int64_t first, int64_t last, uint8_t* scratch) {
+  static thread_local Kept<int16_t> kept;
+  const IntLanes lanes(w, scratch, m);
+  int16_t* const rows = kept.at_least(kIntLane * lanes.columns + 1);
+  for (int64_t i = first; i < last; i += kIntLane) {
+    const int64_t block = i / kIntLanes, lane = i % kIntLanes, vectors = lanes.vectors(block);
+    float* const scales = const_cast<float*>(lanes.scales(block, 0)) + lane;
+    for (int64_t k = 0; k < kIntLane; ++k) {
+      int16_t* const row = rows + k * lanes.columns;
+      if (i + k < m) {
+        quantise_row(w, x + (i + k) * w.cols, {nullptr, nullptr, row}, scales + k, vectors * kIntLane);
+        continue;
+      }
+      std::memset(row, 0, static_cast<size_t>(lanes.columns) * sizeof(int16_t));
+      for (int64_t g = 0; g < w.groups; ++g) scales[g * vectors * kIntLane + k] = 0.0f;
+    }
+    pairs_in_lanes(rows, lanes.columns, vectors, const_cast<int16_t*>(lanes.group(block, 0)) + lane * 2);
+  }
+}
 
 void prepare(const Matrix& w, const float* x, int64_t m, int64_t first, int64_t last, uint8_t* scratch) {
   if (!integer(w)) return;
+  if (wide(w, m)) return panel_prepare(w, x, m, first, last, scratch);
   for (int64_t i = first; i < last; ++i) {
     uint8_t* base = scratch + static_cast<size_t>(i) * activation_bytes(w);
     auto* scales = reinterpret_cast<float*>(base);
     uint8_t* columns = base + header_bytes(w);
-    const Target to{reinterpret_cast<int8_t*>(columns), columns + w.blocks * kBlock,
-                    wide(w, m) ? reinterpret_cast<int16_t*>(columns) : nullptr};
-    bool bad = false;
-    for (int64_t g = 0; g < w.groups; ++g) {
-      const int64_t at = g * kGroup;
-      const float* from = x + i * w.cols + at;
-      float padded[kGroup];
-      if (at + kGroup > w.cols) {
-        std::memset(padded, 0, sizeof padded);
-        std::memcpy(padded, from, static_cast<size_t>(w.cols - at) * sizeof(float));
-        from = padded;
-      }
-      scales[g] = quantise_group(from, at, w.blocks * kBlock, to, &bad);
-    }
-    scales[w.groups] = bad ? 1.0f : 0.0f;
+    const Target to{reinterpret_cast<int8_t*>(columns), columns + w.blocks * kBlock, nullptr};
+    scales[w.groups] = quantise_row(w, x + i * w.cols, to, scales, 1) ? 1.0f : 0.0f;
     if (split(w, m)) split_columns(w, to.x8, reinterpret_cast<int32_t*>(to.abs8));
   }
 }

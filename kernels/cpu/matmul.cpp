@@ -19,7 +19,7 @@ constexpr int64_t kTaskBytes = 64 << 10;     // below this a second thread costs
 constexpr int64_t kStreamBytes = 768 << 10;  // a task reads on where it is: short tasks would keep starting anew
 constexpr int64_t kFewTasks = 4, kMaxTasks = 32;  // several a thread: a thread that was held up takes fewer
 constexpr int64_t kEven = 8;  // a number of tasks that 2, 4 and 8 threads can share evenly
-constexpr int64_t kRowsOfX = 8;           // rows of x arranged by one task
+constexpr int64_t kRowsOfX = 8;  // rows of x arranged by one task; AVX2 counts on whole vectors of them
 
 struct Job {
   const Matrix& w;

@@ -28,7 +28,7 @@ from tailcut.bench.run import package_facts
 from tailcut.bench.worker import Worker
 from tailcut.codec import FORBID_EXTRA
 from tailcut.errors import InputError, MissingEnvironmentError, TailcutError
-from tailcut.manifest import read_manifest
+from tailcut.manifest import read_manifest, try_manifest
 from tailcut.progress import Reporter, silent
 from tailcut.results import Blocks, Machine, PackageFacts, Workload
 
@@ -135,6 +135,13 @@ def measure(group: str, rows: Sequence[Row], plan: Plan, report: Reporter = sile
     return Session(describe_machine(), work, plan.phase, plan.rounds, plan.steps, group, tuple(rates), found)
 
 
+def limit_of(row: Row) -> float:
+    """What the logits may differ by: the roundest part of the model decides, the head's where it is stored in fewer bits."""
+    manifest = try_manifest(row.package)
+    head = str(manifest.details.get("head_precision", "")) if manifest else ""
+    return max(LIMITS[row.weights], LIMITS.get(head, 0.0))
+
+
 class Seat:
     """One row while its session runs: the worker, stopped except during its visits, or the reason for its absence."""
 
@@ -172,7 +179,7 @@ class Seat:
     def _gap(self, want: Logits) -> float:
         _, arrays = self._working.ask("logits", {"tokens": check_tokens(self.row, self.plan.workload)})
         gap = relative_l2(arrays["logits"], want)
-        limit = LIMITS[self.row.weights]
+        limit = limit_of(self.row)
         if not gap <= limit:  # also catches NaN
             raise MissingEnvironmentError(
                 f"logits differ from ONNX Runtime's float32 by {gap:.2g} (L2, relative), {limit:.2g} is allowed for "

@@ -14,6 +14,7 @@ from tailcut import codec
 from tailcut.bench import many
 from tailcut.bench.many import Plan, Row, Session, measure
 from tailcut.errors import InputError
+from tailcut.manifest import Manifest, write_manifest
 from tailcut.results import Workload
 
 FAKE_WORKER = Path(__file__).with_name("fake_worker.py")
@@ -127,3 +128,12 @@ def state(pid: int) -> str:
 def test_a_session_without_rows_is_an_error() -> None:
     with pytest.raises(InputError, match="no rows"):
         measure("s50", [], PLAN)
+
+
+def test_a_head_in_fewer_bits_sets_the_limit(tmp_path: Path) -> None:
+    row = many.Row("tailcut", tmp_path, "float32")
+    assert many.limit_of(row) == many.LIMITS["float32"]  # without a manifest
+    manifest = Manifest("package", "test", {"name": "x"}, {}, 1000, {}, details={"head_precision": "int8"})
+    write_manifest(manifest, tmp_path)
+    assert many.limit_of(row) == many.LIMITS["int8"]
+    assert many.limit_of(many.Row("tailcut", tmp_path, "int4")) == many.LIMITS["int4"]

@@ -36,7 +36,13 @@ void float_compute(const Matrix& w, const float* x, const uint8_t* scratch, int6
 void lanes_prepare(const Matrix& w, const float* x, int64_t m, int64_t first, int64_t last, float* to);
 void lanes_compute(const Matrix& w, const float* x, int64_t m, float* y, int64_t ldy, int64_t row0, int64_t row1);
 
-void index_compute(const Matrix& w, const float* x, int64_t m, float* y, int64_t ldy, int64_t row0, int64_t row1);
+// The index format. More than kGatherRows rows of x are arranged like many rows of the other formats.
+constexpr int64_t kGatherRows = 4;
+size_t index_scratch_bytes(const Matrix& w, int64_t m);
+void index_prepare(const Matrix& w, const float* x, int64_t m, int64_t first, int64_t last, uint8_t* scratch);
+void index_compute(const Matrix& w, const float* x, const uint8_t* scratch, int64_t m, float* y, int64_t ldy,
+                   int64_t row0, int64_t row1);
+void index_lanes(const Matrix& w, const float* x, int64_t m, float* y, int64_t ldy, int64_t row0, int64_t row1);
 
 }  // namespace avx512
 

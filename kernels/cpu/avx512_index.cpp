@@ -1,5 +1,5 @@
-// The `index` format (index.h) with AVX-512: a lane is a row of the slice, columns run up by byte deltas, x is
-// gathered.
+// The `index` format (index.h) with AVX-512, few rows of x: a lane is a row of the slice, columns run up by byte
+// deltas, x is gathered. More rows of x: avx512_index_lanes.cpp.
 #include "avx512.h"
 
 #if defined(TAILCUT_EMULATE) || (defined(__AVX512VBMI2__) && defined(__AVX512VNNI__))
@@ -83,13 +83,24 @@ void multiply_all(const Matrix& w, const float* x, int64_t m, float* y, int64_t 
 
 }  // namespace
 
-void avx512::index_compute(const Matrix& w, const float* x, int64_t m, float* y, int64_t ldy, int64_t row0,
-                           int64_t row1) {
-  if (w.kind == Kind::f32) multiply_all<Kind::f32>(w, x, m, y, ldy, row0, row1);
+size_t avx512::index_scratch_bytes(const Matrix& w, int64_t m) {
+  return m <= kGatherRows ? 0 : static_cast<size_t>(lanes_floats(w, m)) * sizeof(float) + static_cast<size_t>(m);
+}
+
+void avx512::index_prepare(const Matrix& w, const float* x, int64_t m, int64_t first, int64_t last, uint8_t* scratch) {
+  lanes_prepare(w, x, m, first, last, reinterpret_cast<float*>(scratch));
+}
+
+void avx512::index_compute(const Matrix& w, const float* x, const uint8_t* scratch, int64_t m, float* y, int64_t ldy,
+                           int64_t row0, int64_t row1) {
+  const float* arranged = reinterpret_cast<const float*>(scratch);
+  if (m > kGatherRows) index_lanes(w, arranged, m, y, ldy, row0, row1);
+  else if (w.kind == Kind::f32) multiply_all<Kind::f32>(w, x, m, y, ldy, row0, row1);
   else if (w.kind == Kind::bf16) multiply_all<Kind::bf16>(w, x, m, y, ldy, row0, row1);
   else multiply_all<Kind::f16>(w, x, m, y, ldy, row0, row1);
+  const uint8_t* finite = m > kGatherRows ? reinterpret_cast<const uint8_t*>(arranged + lanes_floats(w, m)) : nullptr;
   for (int64_t i = 0; i < m; ++i)  // columns without weights are not seen here, but 0 * inf = NaN
-    if (!all_finite(x + i * w.cols, w.cols))
+    if (finite ? !finite[i] : !all_finite(x + i * w.cols, w.cols))
       portable_kernels()->compute(w, x + i * w.cols, nullptr, 1, y + i * ldy, ldy, row0, row1);
 }
 

@@ -3,7 +3,8 @@
 // at about two thirds of the speed of dense arithmetic per entry.
 //
 // 128 rows of W at a time, 128 columns at a time: that stretch of x for 64 lanes (32 KB) stays in the first cache while
-// it is used by all the rows. Column numbers within a stretch come from VPCOMPRESSB.
+// it is used by all the rows; 256 columns where there are 32 lanes at most. Column numbers within a stretch come from
+// VPCOMPRESSB, so they are bytes; four are read at once, as loads are what limits few lanes.
 #include "avx512.h"
 
 #if defined(TAILCUT_EMULATE) || (defined(__AVX512VBMI2__) && defined(__AVX512VNNI__))
@@ -13,16 +14,17 @@ namespace tailcut {
 namespace {
 
 constexpr int64_t kRows = 128;        // of W
-constexpr int64_t kStretchBlocks = 2;
-constexpr int64_t kStretch = kStretchBlocks * kBlock;
+constexpr int64_t kMostBlocks = 4;    // of columns: a byte counts them
+constexpr int64_t kMostColumns = kMostBlocks * kBlock;
 constexpr int64_t kLaneGroups = 8;    // of 64 lanes, whose sums are kept at once
 constexpr int64_t kRowsAhead = 8;     // whose values are asked for
-constexpr double kDenseAbove = 0.7;
+// For 16 lanes by counting loads (an entry costs 2.25 of them, an expanded weight 1.1 and a third of a cycle before).
+constexpr double kDenseAbove = 0.7, kDenseAboveFew = 0.55;
 
 struct Buffers {
-  alignas(64) float sums[kRows][kLaneGroups * 64];
-  alignas(64) float values[kRows][kStretch + 16];
-  alignas(64) uint8_t columns[kRows][kStretch + 64];
+  alignas(64) float sums[kLaneGroups][kRows * 64];  // [row of W][lanes of the group]
+  alignas(64) float values[kRows][kMostColumns + 16];
+  alignas(64) uint8_t columns[kRows][kMostColumns + 64];
   const float* at[kRows];  // the entries' values: in `values`, or where they lie in the matrix
   int64_t count[kRows];
 };
@@ -110,12 +112,15 @@ inline void multiply_entries(const Buffers& b, int64_t r, const float* x, float*
     TAILCUT_UNROLL for (int p = 1; p < kParts; ++p) acc[p][v] = zeros();
   }
   int64_t j = 0;
-  for (; j + kParts <= b.count[r]; j += kParts)
-    TAILCUT_UNROLL for (int p = 0; p < kParts; ++p) {
+  for (; j + 4 <= b.count[r]; j += 4) {
+    const uint32_t four = static_cast<uint32_t>(read_i32(columns + j));
+    TAILCUT_UNROLL for (int p = 0; p < 4; ++p) {
       const Floats weight = all(values[j + p]);
-      const float* lanes = x + columns[j + p] * (16 * V);
-      TAILCUT_UNROLL for (int v = 0; v < V; ++v) acc[p][v] = fma(weight, load(lanes + 16 * v), acc[p][v]);
+      const float* lanes = x + size_t{four >> 8 * p & 255} * (16 * V);
+      Floats* to = acc[p % kParts];
+      TAILCUT_UNROLL for (int v = 0; v < V; ++v) to[v] = fma(weight, load(lanes + 16 * v), to[v]);
     }
+  }
   for (; j < b.count[r]; ++j) {
     const Floats weight = all(values[j]);
     const float* lanes = x + columns[j] * (16 * V);
@@ -128,43 +133,52 @@ inline void multiply_entries(const Buffers& b, int64_t r, const float* x, float*
   }
 }
 
-// Four rows' expanded columns against V * 16 lanes.
+// Rows multiplied side by side: eight sums or more are under way, and what is read of x is used for all of them.
+constexpr int64_t rows_together(int vectors) { return vectors <= 2 ? 8 : 4; }
+
+// Some rows' expanded columns against V * 16 lanes.
 template <int V>
-inline void multiply_columns(Buffers& b, int64_t r, int64_t count, const float* x, int64_t lane) {
-  Floats acc[4][V];
-  TAILCUT_UNROLL for (int q = 0; q < 4; ++q) TAILCUT_UNROLL for (int v = 0; v < V; ++v) acc[q][v] = zeros();
+inline void multiply_columns(const Buffers& b, int64_t r, int64_t count, const float* x, float* sums) {
+  constexpr int kTogether = rows_together(V);
+  Floats acc[kTogether][V];
+  TAILCUT_UNROLL for (int q = 0; q < kTogether; ++q) TAILCUT_UNROLL for (int v = 0; v < V; ++v) acc[q][v] = zeros();
   for (int64_t k = 0; k < count; ++k) {
     Floats lanes[V];
     TAILCUT_UNROLL for (int v = 0; v < V; ++v) lanes[v] = load(x + k * 16 * V + 16 * v);
-    TAILCUT_UNROLL for (int q = 0; q < 4; ++q) {
+    TAILCUT_UNROLL for (int q = 0; q < kTogether; ++q) {
       const Floats weight = all(b.values[r + q][k]);
       TAILCUT_UNROLL for (int v = 0; v < V; ++v) acc[q][v] = fma(weight, lanes[v], acc[q][v]);
     }
   }
-  TAILCUT_UNROLL for (int q = 0; q < 4; ++q) TAILCUT_UNROLL for (int v = 0; v < V; ++v) {
-    float* sums = b.sums[r + q] + lane + 16 * v;
-    store(sums, add(load(sums), acc[q][v]));
+  TAILCUT_UNROLL for (int q = 0; q < kTogether; ++q) TAILCUT_UNROLL for (int v = 0; v < V; ++v) {
+    float* to = sums + q * 16 * V + 16 * v;
+    store(to, add(load(to), acc[q][v]));
   }
 }
 
 template <int V>
-inline void multiply_stretch(const Rows& s, int64_t blocks, const float* x, int64_t lane) {
+inline void multiply_stretch(const Rows& s, int64_t blocks, const float* x, float* sums) {
+  constexpr int64_t kStep = rows_together(V), kWidth = 16 * V;
   if (s.by_entry)
-    for (int64_t r = 0; r < s.rows; ++r) multiply_entries<V>(s.to, r, x, s.to.sums[r] + lane);
+    for (int64_t r = 0; r < s.rows; ++r) multiply_entries<V>(s.to, r, x, sums + r * kWidth);
   else
-    for (int64_t r = 0; r < s.rows; r += 4) multiply_columns<V>(s.to, r, blocks * kBlock, x, lane);
+    for (int64_t r = 0; r < s.rows; r += kStep) multiply_columns<V>(s.to, r, blocks * kBlock, x, sums + r * kWidth);
 }
+
+// Vectors of the group of lanes that starts when `left` rows of x are left.
+inline int64_t vectors_of(int64_t left) { return smaller(4, (left + 15) / 16); }
 
 // A stretch from `block` on against lanes [0, m) of x, 64 at a time.
 inline void multiply_lanes(const Rows& s, int64_t block, int64_t blocks, const float* x, int64_t m) {
   for (int64_t lane = 0; lane < m; lane += 64) {
-    const int64_t vectors = smaller(4, (m - lane + 15) / 16);
+    const int64_t vectors = vectors_of(m - lane);
     const float* from = x + lane * columns_of(s.w) + block * kBlock * 16 * vectors;
+    float* sums = s.to.sums[lane / 64];
     switch (vectors) {
-      case 1: multiply_stretch<1>(s, blocks, from, lane); break;
-      case 2: multiply_stretch<2>(s, blocks, from, lane); break;
-      case 3: multiply_stretch<3>(s, blocks, from, lane); break;
-      default: multiply_stretch<4>(s, blocks, from, lane);
+      case 1: multiply_stretch<1>(s, blocks, from, sums); break;
+      case 2: multiply_stretch<2>(s, blocks, from, sums); break;
+      case 3: multiply_stretch<3>(s, blocks, from, sums); break;
+      default: multiply_stretch<4>(s, blocks, from, sums);
     }
   }
 }
@@ -173,7 +187,8 @@ inline void write_rows(const Rows& s, int64_t m, float* y, int64_t ldy) {
   for (int64_t r0 = 0; r0 < s.rows; r0 += 16)
     for (int64_t lane = 0; lane < m; lane += 16) {
       Floats sums[16];
-      TAILCUT_UNROLL for (int r = 0; r < 16; ++r) sums[r] = load(s.to.sums[r0 + r] + lane);
+      const int64_t group = lane / 64, width = 16 * vectors_of(m - group * 64);
+      TAILCUT_UNROLL for (int r = 0; r < 16; ++r) sums[r] = load(s.to.sums[group] + (r0 + r) * width + lane % 64);
       transpose(sums);
       for (int64_t i = 0; i < smaller(16, m - lane); ++i)
         store_some(y + (lane + i) * ldy + s.row0 + r0, lanes_of(s.rows - r0), sums[i]);
@@ -182,22 +197,25 @@ inline void write_rows(const Rows& s, int64_t m, float* y, int64_t ldy) {
 
 template <Kind kKind>
 void multiply_rows(Rows& s, const float* x, int64_t m, float* y, int64_t ldy) {
-  const Ints numbers[kStretchBlocks] = {column_numbers(0), column_numbers(1)};
+  const Ints numbers[kMostBlocks] = {column_numbers(0), column_numbers(1), column_numbers(2), column_numbers(3)};
+  const int64_t at_once = m <= 32 ? kMostBlocks : 2;
   for (int64_t r = 0; r < s.rows; ++r) {
     s.mask[r] = s.w.data + s.w.row_start[s.row0 + r];
     s.values[r] = s.mask[r] + (masked(s.w) ? s.w.blocks * 8 : 0);
   }
-  std::memset(s.to.sums, 0, sizeof s.to.sums);
-  for (int64_t b = 0; b < s.w.blocks; b += kStretchBlocks) {
-    const int64_t blocks = smaller(kStretchBlocks, s.w.blocks - b);
+  for (int64_t lane = 0; lane < m; lane += 64)
+    std::memset(s.to.sums[lane / 64], 0, kRows * 16 * static_cast<size_t>(vectors_of(m - lane)) * sizeof(float));
+  for (int64_t b = 0; b < s.w.blocks; b += at_once) {
+    const int64_t blocks = smaller(at_once, s.w.blocks - b);
     read_stretch<kKind>(s, blocks, numbers);
     multiply_lanes(s, b, blocks, x, m);
   }
   write_rows(s, m, y, ldy);
 }
 
-bool few_entries(const Matrix& w) {
-  return masked(w) && static_cast<double>(w.nonzeros) < kDenseAbove * static_cast<double>(w.rows * w.cols);
+bool few_entries(const Matrix& w, int64_t m) {
+  const double most = m <= 16 ? kDenseAboveFew : kDenseAbove;
+  return masked(w) && static_cast<double>(w.nonzeros) < most * static_cast<double>(w.rows * w.cols);
 }
 
 }  // namespace
@@ -229,9 +247,9 @@ void avx512::lanes_compute(const Matrix& w, const float* x, int64_t m, float* y,
   constexpr int64_t at_once = kLaneGroups * 64;
   for (int64_t i = 0; i < m; i += at_once)
     for (int64_t r = row0; r < row1; r += kRows) {
-      Rows s{w, buffers, r, smaller(kRows, row1 - r), few_entries(w), {}, {}};
-      const float* lanes = x + i * columns_of(w);
       const int64_t count = smaller(at_once, m - i);
+      Rows s{w, buffers, r, smaller(kRows, row1 - r), few_entries(w, count), {}, {}};
+      const float* lanes = x + i * columns_of(w);
       if (w.kind == Kind::f32) multiply_rows<Kind::f32>(s, lanes, count, y + i * ldy, ldy);
       else if (w.kind == Kind::bf16) multiply_rows<Kind::bf16>(s, lanes, count, y + i * ldy, ldy);
       else multiply_rows<Kind::f16>(s, lanes, count, y + i * ldy, ldy);

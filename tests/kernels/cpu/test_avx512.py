@@ -162,9 +162,28 @@ def test_every_batch_size_on_several_panels(kind: str, kernels: Path, isa: libra
     """150 rows are two panels, 1100 columns two stretches of every kernel, 530 rows of x two rounds of its sums."""
     rng = seeded(kind)
     made = case(rng, kind, 150, 1100, 0.4)
-    for m in (*range(1, 10), 15, 31, 33, 48, 100, 530):
-        x = activations(rng, m, 1100)
-        assert_product(made, x, product(made, x, kernels, isa, "bitmask"))
+    for format in formats(kind)[1:]:
+        for m in (*range(1, 10), 15, 31, 33, 48, 100, 530):
+            x = activations(rng, m, 1100)
+            assert_product(made, x, product(made, x, kernels, isa, format))
+
+
+@pytest.mark.parametrize("kind", ["f32", "f16", "bf16"])
+@pytest.mark.parametrize("m", [5, 16, 33, 65])
+def test_index_rows_that_crowd_at_either_end(kind: str, m: int, kernels: Path, isa: library.Isa) -> None:
+    """Rows of a slice need not run over the columns at one pace; gaps of more than 255 columns are bridged."""
+    rng = seeded(kind, m)
+    kept = rng.random((50, 1700)) < 0.02
+    kept[::2, :400] = True
+    kept[1::2, 1300:] = True
+    kept[7, :] = True
+    kept[9, :] = False
+    dtype = {"f32": np.dtype(np.float32), "f16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}[kind]
+    stored = rng.standard_normal(kept.shape).astype(np.float32).astype(dtype)
+    mask = np.packbits(kept, axis=1, bitorder="little")
+    made = Case(kind, np.where(kept, stored.astype(np.float64), 0.0), stored[kept], mask, None)
+    x = activations(rng, m, kept.shape[1])
+    assert_product(made, x, product(made, x, kernels, isa, "index"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -189,7 +208,7 @@ def test_matrix_of_zeros_gives_exact_zeros(kind: str, m: int, kernels: Path, isa
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("m", [1, 3, 17])
+@pytest.mark.parametrize("m", [1, 3, 6, 17])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_stays_so(kind: str, m: int, bad: float, kernels: Path, isa: library.Isa) -> None:
     """In the outputs of the row of x that has it, as dense arithmetic gives; the other rows are as ever."""

@@ -1,0 +1,153 @@
+"""A few rows of x times a 2:4 matrix on sparse tensor cores: y [m, out] = x [m, in] W^T, m = 1 … 64.
+
+The kernel is cuda/two_four_tiles.cu (what it does is said there); here are its settings, its compilation at first use
+and its launch. `plan_for` is a rule that needs no tuning; `dispatch.py` times other plans too.
+"""
+
+import ctypes
+import functools
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from tailcut.errors import InputError, MissingEnvironmentError
+from tailcut.kernels.gpu import driver, nvrtc
+from tailcut.kernels.gpu.tiles import TILE_COLUMNS, TILE_ROWS, TILE_WORDS, TwoFourTiles
+
+MOST_ROWS: Final = 64
+SOURCE: Final = nvrtc.SOURCES / "two_four_tiles.cu"
+_ENTRY: Final = "two_four_tiles"
+_MOST_CLUSTER: Final = 8  # the largest cluster every device with clusters takes
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Settings of one launch.
+
+    x_tiles: 8 rows of x each; down x across warps a block share the rows and the columns of W; stages: buffers of x
+    (and of W with `ring`); depth: tiles a warp loads ahead into registers; blocks an SM should hold;
+    splits: blocks that divide the columns; early: programmatic dependent launch (sm_90).
+    """
+
+    x_tiles: int
+    down: int
+    across: int
+    stages: int = 3
+    depth: int = 1
+    ring: bool = False
+    blocks: int = 1
+    splits: int = 1
+    early: bool = False
+
+    @property
+    def threads(self) -> int:
+        return self.down * self.across * 32
+
+    @property
+    def shared_bytes(self) -> int:
+        """Dynamic shared memory: the stages, later the sums of all warps."""
+        rows = self.x_tiles * 8
+        tiles = self.down * self.across * TILE_WORDS * 4 if self.ring else 0
+        stages = self.stages * (rows * self.across * TILE_COLUMNS * 2 + tiles)
+        return max(stages, self.across * self.down * TILE_ROWS * (rows + 1) * 4)
+
+
+def plan_for(rows: int, shape: tuple[int, int], processors: int, capability: tuple[int, int]) -> Plan:
+    """A plan for x [rows, in] and W `shape` on a GPU with so many SMs: about one block an SM, and x read seldom."""
+    x_tiles = next(n for n in (1, 2, 4, 8) if n * 8 >= rows)
+    down = {1: 1, 2: 1, 4: 2, 8: 4}[x_tiles]
+    across = 8 // down
+    blocks = -(-shape[0] // (TILE_ROWS * down))
+    steps = -(-shape[1] // (TILE_COLUMNS * across))
+    most = min(_MOST_CLUSTER if capability >= (9, 0) else 1, steps)
+    splits = next((n for n in (1, 2, 4, 8) if n <= most and blocks * n >= 0.9 * processors), max(1, most))
+    return Plan(x_tiles, down, across, splits=splits)
+
+
+def two_four_batch(x: Tensor, tiles: TwoFourTiles, out: Tensor | None = None, plan: Plan | None = None) -> Tensor:
+    """x [m, in] in the tiles' dtype, m = 1 … 64 -> y [m, out]; float32 sums in a fixed order, rounded once."""
+    _check(x, tiles, out)
+    capability = torch.cuda.get_device_capability(x.device)
+    if capability < (8, 0):
+        raise MissingEnvironmentError(
+            f"sparse tensor cores need compute capability 8.0, {torch.cuda.get_device_name(x.device)} has "
+            f"{capability[0]}.{capability[1]}"
+        )
+    if plan is None:
+        plan = plan_for(len(x), tiles.shape, _processors(x.device.index), capability)
+    if x.stride(1) != 1 or x.stride(0) % 8 or x.data_ptr() % 16:
+        x = x.clone(memory_format=torch.contiguous_format)
+    y = torch.empty(len(x), tiles.shape[0], dtype=x.dtype, device=x.device) if out is None else out
+    partial = None
+    if plan.splits > 1 and capability < (9, 0):
+        partial = torch.empty(plan.splits, *y.shape, dtype=torch.float32, device=x.device)
+    _launch(x, tiles, y, partial, plan)
+    return y if partial is None else y.copy_(partial.sum(0))
+
+
+def compile_plan(plan: Plan, dtype: torch.dtype, capability: tuple[int, int]) -> bytes:
+    """The cubin of a plan; needs a compiler, not a GPU."""
+    return nvrtc.cubin(SOURCE, plan_settings(plan, dtype, capability), capability)
+
+
+def plan_settings(plan: Plan, dtype: torch.dtype, capability: tuple[int, int]) -> dict[str, int]:
+    """The source's macros; the number of splits is no macro, only whether there is more than one."""
+    cluster = int(plan.splits > 1 and capability >= (9, 0))
+    return {
+        "NT": plan.x_tiles,
+        "WR": plan.down,
+        "WK": plan.across,
+        "STAGES": plan.stages,
+        "DEPTH": plan.depth,
+        "RING": int(plan.ring),
+        "BLOCKS": plan.blocks,
+        "HALF": int(dtype == torch.float16),
+        "CLUSTER": cluster,
+        "PARTIAL": int(plan.splits > 1 and not cluster),
+    }
+
+
+def _check(x: Tensor, tiles: TwoFourTiles, out: Tensor | None) -> None:
+    rows, columns = tiles.shape
+    if x.ndim != 2 or x.shape[1] != columns or not 1 <= len(x) <= MOST_ROWS:
+        raise InputError(f"x must be [1 to {MOST_ROWS}, {columns}], got {list(x.shape)}")
+    if x.dtype != tiles.dtype:
+        raise InputError(f"x must be {tiles.dtype} like the matrix, got {x.dtype}")
+    if columns % 8:
+        raise InputError(f"the tensor-core kernel needs a multiple of 8 columns, the matrix has {columns}")
+    if x.device.type != "cuda" or tiles.device != x.device:
+        raise InputError(f"x and the matrix must be on one CUDA device, got {x.device} and {tiles.device}")
+    if out is not None and (out.shape != (len(x), rows) or out.dtype != x.dtype or not out.is_contiguous()):
+        raise InputError(f"out must be contiguous {x.dtype} [{len(x)}, {rows}], got {out.dtype} {list(out.shape)}")
+
+
+@functools.cache
+def _processors(device: int) -> int:
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+@functools.cache
+def _function(plan: Plan, dtype: torch.dtype, device: int) -> driver.Function:
+    cubin = compile_plan(plan, dtype, torch.cuda.get_device_capability(device))
+    return driver.load(cubin, _ENTRY, torch.device("cuda", device), plan.shared_bytes)
+
+
+def _launch(x: Tensor, tiles: TwoFourTiles, y: Tensor, partial: Tensor | None, plan: Plan) -> None:
+    out, columns = tiles.shape
+    function = _function(plan, x.dtype, x.device.index)
+    grid = (-(-out // (TILE_ROWS * plan.down)), plan.splits)
+    how = driver.Launch(grid, plan.threads, plan.splits if partial is None else 1, plan.early)
+    arguments = (
+        ctypes.c_void_p(tiles.data.data_ptr()),
+        ctypes.c_void_p(x.data_ptr()),
+        ctypes.c_void_p(y.data_ptr()),
+        ctypes.c_void_p(0 if partial is None else partial.data_ptr()),
+        ctypes.c_int(len(x)),
+        ctypes.c_int(out),
+        ctypes.c_int(columns),
+        ctypes.c_int(tiles.data.shape[1]),
+        ctypes.c_longlong(x.stride(0) * x.element_size()),
+    )
+    driver.launch(function, how, x.device, arguments)

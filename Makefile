@@ -19,7 +19,7 @@ test-slow: setup
 	$(PYTEST) -m "slow and not gpu" $(ARGS)
 
 test-gpu: setup
-	$(PYTEST) -m gpu $(ARGS)
+	$(VENV)/bin/python scripts/test_gpu.py $(ARGS)
 
 check: setup
 	$(VENV)/bin/ruff format --check .

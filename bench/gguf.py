@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
+from tailcut.bench.package_weights import projection_rows
 from tailcut.bench.quantise import BLOCK, Codes, Floats, q4_0, q8_0
 from tailcut.bench.stored import StoredGraph, open_graph
 from tailcut.errors import InputError
@@ -180,19 +181,10 @@ def _part(graph: StoredGraph, name: str, config: Mapping[str, Any]) -> Floats | 
     for stored in graph.tensors:
         parts = stored.removeprefix(f"{scope}.").removesuffix(".weight").split("+")
         if stored.startswith(f"{scope}.") and len(parts) > 1 and last in parts:
-            ends = np.cumsum([_outputs(config)[part] for part in parts])
+            ends = np.cumsum([projection_rows(config)[part] for part in parts])
             index = parts.index(last)
-            return graph.array(stored)[:, ends[index] - _outputs(config)[last] : ends[index]]
+            return graph.array(stored)[:, ends[index] - projection_rows(config)[last] : ends[index]]
     return None
-
-
-def _outputs(config: Mapping[str, Any]) -> dict[str, int]:
-    """Output widths of the projections that packages join."""
-    heads = config["num_attention_heads"]
-    width = config.get("head_dim") or config["hidden_size"] // heads
-    cached = (config.get("num_key_value_heads") or heads) * width
-    inner = config["intermediate_size"]
-    return {"q_proj": heads * width, "k_proj": cached, "v_proj": cached, "gate_proj": inner, "up_proj": inner}
 
 
 def _neighbours(rows: Floats, heads: int) -> Floats:

@@ -72,10 +72,13 @@ def l3_bytes() -> int:
 
 
 def commit(directory: Path) -> str | None:
-    """The git commit of the checkout `directory` lies in; None for an installed package."""
+    """The git commit of the checkout `directory` lies in; without git TAILCUT_COMMIT, or None.
+
+    The variable is for a copy of a checkout that was carried to another machine.
+    """
     head = _git(directory, "rev-parse", "--short=12", "HEAD")
     if head is None or _git(directory, "ls-files", "--error-unmatch", Path(__file__).name) is None:
-        return None
+        return os.environ.get("TAILCUT_COMMIT") or None
     dirty = _git(directory, "status", "--porcelain", "--untracked-files=no")
     return head + ("+changes" if dirty else "")
 

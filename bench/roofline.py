@@ -77,9 +77,9 @@ def _saved(size: int, zeros: int) -> int:
 def kv_bytes(sizes: Dimensions, workload: Workload, cache: str = "") -> int:
     """Cached keys and values one step reads, at the mean length of the timed steps.
 
-    cache: what the engine says of it, such as "float16, in place"; float32 where it does not say float16.
+    cache: what the engine says of it, such as "float16, in place"; float32 where it does not say float16 or bfloat16.
     """
-    word = _HALF if cache.startswith("float16") else _WORD
+    word = _HALF if cache.startswith(("float16", "bfloat16")) else _WORD
     length = workload.context - (workload.steps_per_visit - 1) / 2
     return int(2 * sizes.layers * sizes.kv_heads * sizes.head_dim * length * word * workload.batch)
 
@@ -104,7 +104,8 @@ def broken(line: Roofline, role: str, bandwidth: BandwidthPoint, l3_bytes: int) 
     from_memory = 1 - l3_bytes / line.bytes_per_token
     if line.gb_per_s * from_memory <= bandwidth.best_gb_per_s * BANDWIDTH_SLACK:
         return None
+    who = f"with {bandwidth.threads} threads" if bandwidth.threads else "on its GPU"
     return (
         f"the {role} side's median step implies {line.gb_per_s:.1f} GB/s, this machine reads "
-        f"{bandwidth.best_gb_per_s:.1f} GB/s with {bandwidth.threads} threads: refused as a broken measurement"
+        f"{bandwidth.best_gb_per_s:.1f} GB/s {who}: refused as a broken measurement"
     )

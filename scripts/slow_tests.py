@@ -21,6 +21,7 @@ COVERS: Final[dict[str, tuple[str, ...]]] = {
     "export": ("tests/export", "tests/test_pipeline.py"),
     "kernels": ("tests/kernels", "tests/export", "tests/test_pipeline.py"),
     "bench": ("tests/bench", "tests/test_pipeline.py"),
+    "kernels/gpu": ("tests/kernels/gpu", "tests/bench"),
     "src/tailcut": ("tests/lobby", "tests/test_pipeline.py"),
     "benchmarks": ("tests/benchmarks",),
     "scripts/docker": ("tests/scripts",),

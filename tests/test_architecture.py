@@ -1,6 +1,7 @@
 """The house rules, asserted on the source: who may import whom, sizes, safety, and what must not be committed."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -92,7 +93,11 @@ def test_lobby_reaches_rooms_only_from_commands_and_only_when_called(path: Path)
     assert wrong == []
 
 
-LIGHT = LOBBY + sources("kernels", "bench")
+GPU_WORKERS = ("bench/workers/gpu_", "bench/workers/torch_cuda_")  # started in a process of their own, never imported
+GPU_KERNELS = sources("kernels/gpu")
+LIGHT = [
+    path for path in LOBBY + sources("kernels", "bench") if not short(path).startswith((*GPU_WORKERS, "kernels/gpu/"))
+]
 
 
 @pytest.mark.parametrize("path", LIGHT, ids=short)
@@ -100,23 +105,58 @@ def test_lobby_kernels_and_bench_never_import_torch(path: Path) -> None:
     wrong = [
         f"{short(path)}:{found.line} imports {found.module}"
         for found in imports(path)
-        if found.module.split(".")[0] in HEAVY
+        if found.module.split(".")[0] in HEAVY | {"triton"} or found.module.startswith("tailcut.kernels.gpu")
     ]
     assert wrong == []
+
+
+def needs_triton(path: Path) -> bool:
+    """Whether a file holds Triton kernels: it imports Triton when it is loaded."""
+    return any(found.at_load and found.module.split(".")[0] == "triton" for found in imports(path))
+
+
+@pytest.mark.parametrize("path", GPU_KERNELS, ids=short)
+def test_gpu_kernels_import_nothing_heavier_than_torch_and_triton_only_when_called(path: Path) -> None:
+    """A file without kernels of its own may load one that has them only inside a function."""
+    with_kernels = {f"tailcut.kernels.gpu.{file.stem}" for file in GPU_KERNELS if needs_triton(file)}
+    own = needs_triton(path)
+    wrong = [
+        f"{short(path)}:{found.line} imports {found.module}"
+        for found in imports(path)
+        if found.module.split(".")[0] in HEAVY - {"torch"}
+        or (found.at_load and not own and (found.module.split(".")[0] == "triton" or found.module in with_kernels))
+    ]
+    assert wrong == []
+
+
+def test_gpu_kernels_load_without_triton_and_without_a_gpu() -> None:
+    """Every module but those that hold Triton kernels, in a process in which Triton cannot be found."""
+    names = [
+        f"tailcut.kernels.gpu.{path.stem}" for path in GPU_KERNELS if path.stem != "__init__" and not needs_triton(path)
+    ]
+    code = (
+        "import sys, importlib\n"
+        "sys.modules['triton'] = None\n"
+        f"for name in {names!r}: importlib.import_module(name); print(name)\n"
+    )
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split() == names
 
 
 def test_lobby_kernels_and_bench_load_where_torch_is_absent() -> None:
     """Every module, imported in a process in which torch and transformers cannot be found.
 
     `bench/workers` are scripts for other interpreters (one of them has no tailcut at all): they are started,
-    never imported. The compiled kernels are no module of Python's, though their file ends like one.
+    never imported. `kernels/gpu` is torch's. The compiled kernels are no module of Python's, though their file ends like one.
     """
     code = (
         "import sys, pkgutil, importlib\n"
         f"sys.modules.update(dict.fromkeys({sorted(HEAVY)!r}))\n"
         "import tailcut\n"
         "skip = ('tailcut.compress', 'tailcut.export', 'tailcut.__main__', 'tailcut.bench.workers', "
-        "'tailcut.kernels.libtailcut_cpu')\n"
+        "'tailcut.kernels.gpu', 'tailcut.kernels.libtailcut_cpu')\n"
         "def walk(package):\n"
         "    for info in pkgutil.iter_modules(package.__path__, package.__name__ + '.'):\n"
         "        if not info.name.startswith(skip):\n"

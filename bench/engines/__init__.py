@@ -6,7 +6,7 @@ imports the engine: that happens only in the worker's process (`bench/workers/`)
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Final, Literal, Protocol, cast
 
 from tailcut import plugins
 from tailcut.bench.worker import Launch
@@ -53,9 +53,12 @@ class Engine(Protocol):
         ...
 
 
+_SPELT: Final = {"torch-cuda-24": "torch-cuda-2:4"}  # a file's name has no colon
+
+
 def names() -> tuple[str, ...]:
-    return plugins.names(__name__)
+    return tuple(_SPELT.get(name, name) for name in plugins.names(__name__))
 
 
 def load(name: str) -> Engine:
-    return cast(Engine, plugins.load(__name__, name))
+    return cast(Engine, plugins.load(__name__, name.replace(":", "")))

@@ -1,0 +1,43 @@
+"""torch-cuda-2:4: the lean GPU loop on tailcut's own 2:4 kernels (kernels/gpu), at the precision that the package stores.
+
+Matrices that are not cut run dense, as in `torch-cuda-dense`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from tailcut.bench.engines import Phase, torch_cuda_dense
+from tailcut.bench.package_weights import not_two_four
+from tailcut.bench.worker import Launch
+from tailcut.results import Engagement, Workload
+
+SEPARATE_PHASES = False
+COMPRESSES = True
+LICENCE = ""
+TOLERANCE = torch_cuda_dense.TOLERANCE
+_ENGINE: Final = "2:4"
+
+available = torch_cuda_dense.available
+where = torch_cuda_dense.where
+directory = torch_cuda_dense.directory
+refuse = torch_cuda_dense.refuse
+
+
+def unfit(package: Path, workload: Workload) -> str | None:
+    return torch_cuda_dense.unfit(package, workload) or not_two_four(package)
+
+
+def launch(package: Path, phase: Phase, workload: Workload) -> Launch:
+    return torch_cuda_dense.launch_of(_ENGINE, package, workload)
+
+
+def engagement(evidence: Mapping[str, Any], zeros: int) -> Engagement:
+    seen = int(evidence.get("zeros_seen") or 0)
+    if zeros == 0:
+        return Engagement(False, "the sparse package has no zeros that its manifest knows of")
+    if evidence.get("sparse_kernel") is not True:
+        return Engagement(False, f"no matrix ran as 2:4: {evidence.get('kernels')}")
+    if seen < zeros:
+        return Engagement(False, f"the package's matrices hold {seen} zeros, the manifest promises {zeros}")
+    return Engagement(True, f"{evidence.get('kernels')}; {seen} zeros ({zeros} promised)")

@@ -208,7 +208,7 @@ def _quantise(weight: Tensor, bits: int, name: str) -> tuple[Tensor, Tensor]:
     size, columns = weight.abs(), weight.shape[1]
     if bits == 4:
         size = torch.nn.functional.pad(size, (0, scale_groups(columns) * GROUP - columns))
-    scales = (size.amax(1) if bits == 8 else size.unflatten(1, (-1, GROUP)).amax(2)) / largest
+    scales = (size.amax(1) if bits == 8 else size.reshape(len(size), -1, GROUP).amax(2)) / largest
     scales = torch.where(scales >= torch.finfo(torch.float32).tiny, scales, 0.0)  # a subnormal divisor overflows
     steps = spread_scales(torch.where(scales > 0, scales, 1.0), columns)
     return (weight / steps).round().clamp(-largest, largest).to(torch.int8), scales

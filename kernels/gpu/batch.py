@@ -6,7 +6,7 @@ and its launch. `plan_for` is a rule that needs no tuning; `dispatch.py` times o
 
 import ctypes
 import functools
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Final
 
 import torch
@@ -19,6 +19,7 @@ from tailcut.kernels.gpu.tiles import TILE_COLUMNS, TILE_ROWS, TILE_WORDS, TwoFo
 MOST_ROWS: Final = 64
 SOURCE: Final = nvrtc.SOURCES / "two_four_tiles.cu"
 _ENTRY: Final = "two_four_tiles"
+_MOST_SHARED: Final = 227 * 1024  # sm_90; sm_80 has 163 KiB and refuses the rest when they are loaded
 _MOST_CLUSTER: Final = 8  # the largest cluster every device with clusters takes
 
 
@@ -42,14 +43,27 @@ class Plan:
     early: bool = False
 
     @property
+    def name(self) -> str:
+        """The settings in order, as numbers: what `parse` reads."""
+        return ",".join(str(int(value)) for value in astuple(self))
+
+    @staticmethod
+    def parse(name: str) -> "Plan":
+        """InputError unless `name` is a plan's name."""
+        try:
+            x_tiles, down, across, stages, depth, ring, blocks, splits, early = (int(part) for part in name.split(","))
+        except ValueError as error:
+            raise InputError(f"a plan is nine numbers with commas between, got {name!r}") from error
+        return Plan(x_tiles, down, across, stages, depth, bool(ring), blocks, splits, bool(early))
+
+    @property
     def threads(self) -> int:
         return self.down * self.across * 32
 
-    @property
-    def shared_bytes(self) -> int:
+    def shared_bytes(self, bits: int) -> int:
         """Dynamic shared memory: the stages, later the sums of all warps."""
         rows = self.x_tiles * 8
-        tiles = self.down * self.across * TILE_WORDS * 4 if self.ring else 0
+        tiles = self.down * self.across * TILE_WORDS[bits] * 4 if self.ring else 0
         stages = self.stages * (rows * self.across * TILE_COLUMNS * 2 + tiles)
         return max(stages, self.across * self.down * TILE_ROWS * (rows + 1) * 4)
 
@@ -66,6 +80,15 @@ def plan_for(rows: int, shape: tuple[int, int], processors: int, capability: tup
     return Plan(x_tiles, down, across, splits=splits)
 
 
+def plans(rows: int, shape: tuple[int, int], processors: int, capability: tuple[int, int]) -> list[Plan]:
+    """Plans worth timing, the rule's first."""
+    first = plan_for(rows, shape, processors, capability)
+    more = [replace(first, ring=True, stages=3), replace(first, depth=2)]
+    splits = [n for n in (first.splits // 2, first.splits * 2) if 1 <= n <= _MOST_CLUSTER and capability >= (9, 0)]
+    more += [replace(plan, splits=n) for n in splits for plan in (first, more[0])]
+    return [plan for plan in (first, *more) if plan.shared_bytes(16) <= _MOST_SHARED]
+
+
 def two_four_batch(x: Tensor, tiles: TwoFourTiles, out: Tensor | None = None, plan: Plan | None = None) -> Tensor:
     """x [m, in] in the tiles' dtype, m = 1 … 64 -> y [m, out]; float32 sums in a fixed order, rounded once."""
     _check(x, tiles, out)
@@ -76,7 +99,9 @@ def two_four_batch(x: Tensor, tiles: TwoFourTiles, out: Tensor | None = None, pl
             f"{capability[0]}.{capability[1]}"
         )
     if plan is None:
-        plan = plan_for(len(x), tiles.shape, _processors(x.device.index), capability)
+        plan = plan_for(len(x), tiles.shape, processors(x.device.index), capability)
+    if plan.x_tiles * 8 < len(x):
+        raise InputError(f"the plan is for up to {plan.x_tiles * 8} rows of x, got {len(x)}")
     if x.stride(1) != 1 or x.stride(0) % 8 or x.data_ptr() % 16:
         x = x.clone(memory_format=torch.contiguous_format)
     y = torch.empty(len(x), tiles.shape[0], dtype=x.dtype, device=x.device) if out is None else out
@@ -87,15 +112,16 @@ def two_four_batch(x: Tensor, tiles: TwoFourTiles, out: Tensor | None = None, pl
     return y if partial is None else y.copy_(partial.sum(0))
 
 
-def compile_plan(plan: Plan, dtype: torch.dtype, capability: tuple[int, int]) -> bytes:
+def compile_plan(plan: Plan, bits: int, dtype: torch.dtype, capability: tuple[int, int]) -> bytes:
     """The cubin of a plan; needs a compiler, not a GPU."""
-    return nvrtc.cubin(SOURCE, plan_settings(plan, dtype, capability), capability)
+    return nvrtc.cubin(SOURCE, plan_settings(plan, bits, dtype, capability), capability)
 
 
-def plan_settings(plan: Plan, dtype: torch.dtype, capability: tuple[int, int]) -> dict[str, int]:
+def plan_settings(plan: Plan, bits: int, dtype: torch.dtype, capability: tuple[int, int]) -> dict[str, int]:
     """The source's macros; the number of splits is no macro, only whether there is more than one."""
     cluster = int(plan.splits > 1 and capability >= (9, 0))
     return {
+        "BITS": bits,
         "NT": plan.x_tiles,
         "WR": plan.down,
         "WK": plan.across,
@@ -124,19 +150,19 @@ def _check(x: Tensor, tiles: TwoFourTiles, out: Tensor | None) -> None:
 
 
 @functools.cache
-def _processors(device: int) -> int:
+def processors(device: int) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 @functools.cache
-def _function(plan: Plan, dtype: torch.dtype, device: int) -> driver.Function:
-    cubin = compile_plan(plan, dtype, torch.cuda.get_device_capability(device))
-    return driver.load(cubin, _ENTRY, torch.device("cuda", device), plan.shared_bytes)
+def _function(plan: Plan, bits: int, dtype: torch.dtype, device: int) -> driver.Function:
+    cubin = compile_plan(plan, bits, dtype, torch.cuda.get_device_capability(device))
+    return driver.load(cubin, _ENTRY, torch.device("cuda", device), plan.shared_bytes(bits))
 
 
 def _launch(x: Tensor, tiles: TwoFourTiles, y: Tensor, partial: Tensor | None, plan: Plan) -> None:
     out, columns = tiles.shape
-    function = _function(plan, x.dtype, x.device.index)
+    function = _function(plan, tiles.bits, x.dtype, x.device.index)
     grid = (-(-out // (TILE_ROWS * plan.down)), plan.splits)
     how = driver.Launch(grid, plan.threads, plan.splits if partial is None else 1, plan.early)
     arguments = (
@@ -144,6 +170,7 @@ def _launch(x: Tensor, tiles: TwoFourTiles, y: Tensor, partial: Tensor | None, p
         ctypes.c_void_p(x.data_ptr()),
         ctypes.c_void_p(y.data_ptr()),
         ctypes.c_void_p(0 if partial is None else partial.data_ptr()),
+        ctypes.c_void_p(0 if tiles.scales is None else tiles.scales.data_ptr()),
         ctypes.c_int(len(x)),
         ctypes.c_int(out),
         ctypes.c_int(columns),

@@ -1,4 +1,3 @@
-# ruff: noqa: ANN001, ANN202 Triton's values have no types that Python knows
 # mypy: disable-error-code="untyped-decorator, no-untyped-def"
 """Triton kernels on TwoFour for more than one row of x, where the tile kernel (batch.py) cannot run, and for prefill.
 

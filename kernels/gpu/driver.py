@@ -94,6 +94,13 @@ def launch(function: Function, how: Launch, device: torch.device, arguments: Seq
     _check(status, "cuLaunchKernelEx")
 
 
+def version() -> str:
+    """The newest CUDA version the installed driver supports, as 13.0."""
+    number = ctypes.c_int()
+    _check(_driver().cuDriverGetVersion(ctypes.byref(number)), "cuDriverGetVersion")
+    return f"{number.value // 1000}.{number.value % 1000 // 10}"
+
+
 @functools.cache
 def _driver() -> ctypes.CDLL:
     try:

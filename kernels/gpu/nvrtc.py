@@ -81,6 +81,16 @@ def find_compiler() -> CudaCompiler:
     )
 
 
+@functools.cache
+def available() -> bool:
+    """Whether there is a compiler."""
+    try:
+        find_compiler()
+    except MissingEnvironmentError:
+        return False
+    return True
+
+
 def cache_folder(name: str) -> Path | None:
     """`$XDG_CACHE_HOME/tailcut/NAME`, else `~/.cache/tailcut/NAME`; None where there is no home directory."""
     base = os.environ.get("XDG_CACHE_HOME")

@@ -47,7 +47,7 @@ static thread_local std::vector<std::vector<Copy>> groups;
 static void __syncthreads() { my_block->arrive_and_wait(); }
 static unsigned long __cvta_generic_to_shared(const void *p) { return (const char *)p - memory; }
 
-static float widen(unsigned bits) {
+static float to_float(unsigned bits) {
 #if HALF
   unsigned short half = bits;
   _Float16 value;
@@ -74,6 +74,22 @@ static unsigned short narrow(float value) {
 #endif
 }
 
+static unsigned add_pairs(unsigned a, unsigned b) {
+  const unsigned low = narrow(to_float(a & 0xffff) + to_float(b & 0xffff));
+  return low | (unsigned)narrow(to_float(a >> 16) + to_float(b >> 16)) << 16;
+}
+static unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
+  const unsigned long long both = (unsigned long long)b << 32 | a;
+  unsigned result = 0;
+  for (int i = 0; i < 4; ++i) result |= (unsigned)(both >> 8 * (selector >> 4 * i & 7) & 0xff) << 8 * i;
+  return result;
+}
+static float __uint_as_float(unsigned bits) {
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+
 template <int SELECTOR>
 void multiply(float (&d)[4], const uint4 &a, const unsigned (&b)[4], unsigned metadata) {
   const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
@@ -88,7 +104,7 @@ void multiply(float (&d)[4], const uint4 &a, const unsigned (&b)[4], unsigned me
       for (int kept = 0; kept < 2; ++kept) {
         const int k = group * 4 + (positions >> 2 * kept & 3);
         const unsigned x = my_warp->words[n * 4 + k % 8 / 2][4 + k / 8];
-        d[i] += widen(pair >> 16 * kept & 0xffff) * widen(x >> 16 * (k & 1) & 0xffff);
+        d[i] += to_float(pair >> 16 * kept & 0xffff) * to_float(x >> 16 * (k & 1) & 0xffff);
       }
     }
   }
@@ -129,10 +145,11 @@ void copies_wait() {
 static void wait_for_previous() {}
 static void let_next_start() {}
 
-extern "C" void two_four_tiles(const uint4 *, const char *, unsigned short *, float *, int, int, int, int, long long);
+extern "C" void two_four_tiles(const uint4 *, const char *, unsigned short *, float *, const float *, int, int, int, int,
+                               long long);
 
 extern "C" void run(int grid_x, int grid_y, int threads, int copy_eagerly, const uint4 *tiles, const char *x,
-                    unsigned short *y, float *partial, int m, int n, int k, int k_tiles, long long x_stride) {
+                    unsigned short *y, float *partial, const float *row_scales, int m, int n, int k, int k_tiles, long long x_stride) {
   gridDim = {grid_x, grid_y, 1};
   eager = copy_eagerly;
   for (int block = 0; block < grid_x * grid_y; ++block) {
@@ -147,7 +164,7 @@ extern "C" void run(int grid_x, int grid_y, int threads, int copy_eagerly, const
         blockIdx = {block % grid_x, block / grid_x, 0};
         my_warp = warps[i / 32].get();
         my_block = &all;
-        two_four_tiles(tiles, x, y, partial, m, n, k, k_tiles, x_stride);
+        two_four_tiles(tiles, x, y, partial, row_scales, m, n, k, k_tiles, x_stride);
       });
     for (std::thread &thread : running) thread.join();
   }

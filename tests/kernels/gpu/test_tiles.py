@@ -1,12 +1,20 @@
 """TwoFourTiles against the fragment layout as the PTX ISA words it, lane by lane."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
 from tailcut.errors import InputError
-from tailcut.kernels.gpu import tiles as tiles_module
-from tailcut.kernels.gpu.tiles import TwoFourTiles, tiles_from_dense, tiles_to_dense, tiles_to_groups
+from tailcut.kernels.gpu.tiles import (
+    TwoFourTiles,
+    tiles_from_dense,
+    tiles_from_two_four,
+    tiles_to_dense,
+    tiles_to_groups,
+)
+from tailcut.kernels.gpu.two_four_pack import pack_two_four, unpack_two_four
 
 
 def two_four(rows: int, columns: int, dtype: torch.dtype, seed: int = 0, fewer: bool = False) -> Tensor:
@@ -52,8 +60,9 @@ def expand_as_the_isa_says(data: Tensor) -> Tensor:
 def test_a_tile_holds_what_the_isa_says(dtype: torch.dtype) -> None:
     weight = two_four(64, 256, dtype, fewer=True)
     data = tiles_from_dense(weight).data
-    assert data.shape == (2, 2, 9, 32, 4)
+    assert data.shape == (2, 2, 1152)
     assert data.dtype == torch.int32
+    data = data.view(2, 2, 9, 32, 4)
     for block in range(2):
         for step in range(2):
             want = weight[block * 32 : block * 32 + 32, step * 128 : step * 128 + 128]
@@ -71,9 +80,28 @@ def test_dense_there_and_back(shape: tuple[int, int], dtype: torch.dtype) -> Non
     assert tiles.to("cpu").shape == shape
 
 
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("shape", [(32, 128), (1, 4), (70, 388)])
+def test_rounded_values_there_and_back(shape: tuple[int, int], bits: int) -> None:
+    layout = pack_two_four(two_four(*shape, torch.float32, seed=2, fewer=True), bits)
+    tiles = tiles_from_two_four(layout)
+    assert torch.equal(tiles_to_dense(tiles), unpack_two_four(layout))
+    assert tiles.data.shape[2] * 4 == {8: 2560, 4: 1664}[bits]
+    assert tiles.error == layout.error
+
+
+def test_damaged_tiles_are_refused() -> None:
+    tiles = tiles_from_dense(two_four(32, 128, torch.float16), 8)
+    with pytest.raises(InputError, match="contiguous int32"):
+        replace(tiles, data=tiles.data[:, :, :100])
+    with pytest.raises(InputError, match="scales apart"):
+        replace(tiles, scales=None)
+
+
 def test_groups_keep_two_ascending_positions() -> None:
-    pairs, positions = tiles_to_groups(tiles_from_dense(two_four(40, 136, torch.bfloat16, fewer=True)))
-    assert pairs.shape == positions.shape == (40, 34)
+    kept, positions = tiles_to_groups(tiles_from_dense(two_four(40, 136, torch.bfloat16, fewer=True)))
+    assert kept.shape == (40, 34, 2)
+    assert positions.shape == (40, 34)
     assert bool(((positions & 3) < (positions >> 2)).all())
 
 
@@ -89,6 +117,5 @@ def test_a_matrix_that_is_not_two_four_is_refused() -> None:
 def test_shape_and_kind() -> None:
     tiles = tiles_from_dense(two_four(8, 16, torch.float16))
     assert isinstance(tiles, TwoFourTiles)
-    assert (tiles.kind, tiles.shape, tiles.dtype) == ("two_four_tiles", (8, 16), torch.float16)
+    assert (tiles.kind, tiles.shape, tiles.dtype) == ("two_four_tiles_16", (8, 16), torch.float16)
     assert tiles.device.type == "cpu"
-    assert tiles_module.TILE_WORDS * 4 == 4608

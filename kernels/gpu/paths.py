@@ -1,0 +1,85 @@
+"""The ways to multiply with a Layer, by name, and which of them a fixed rule takes.
+
+gemv        one row of x, Triton (gemv.py)
+tiles       1 to 64 rows on sparse tensor cores (batch.py); tiles:PLAN with other settings than the rule's
+dense       cuBLAS on the dense copy
+cusparselt  torch's own 2:4
+dot         1 to 64 rows, expanded in registers for dense tensor cores, Triton (batch_dot.py)
+expand      the dense matrix written anew, then cuBLAS
+"""
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from tailcut.errors import InputError
+from tailcut.kernels.gpu import batch, nvrtc
+from tailcut.kernels.gpu.batch import MOST_ROWS, Plan, two_four_batch
+from tailcut.kernels.gpu.batch_dot import DOT_ROWS, expand, two_four_dot
+from tailcut.kernels.gpu.gemv import two_four_gemv
+from tailcut.kernels.gpu.layer import Layer
+
+FEW_ROWS: Final = 64  # above, the rule takes a dense product even if the matrix must be expanded for it
+_RULE_FEW: Final = ("gemv", "tiles", "dense", "dot", "cusparselt", "expand")
+_RULE_MANY: Final = ("dense", "cusparselt", "expand")
+
+
+def paths(layer: Layer, rows: int) -> tuple[str, ...]:
+    """Names of the paths that can multiply `rows` rows with the forms kept."""
+    tiled = layer.tiles is not None and layer.device.type == "cuda" and layer.shape[1] % 8 == 0
+    able = {
+        "gemv": layer.two_four is not None and rows == 1,
+        "tiles": tiled and rows <= MOST_ROWS and nvrtc.available(),
+        "dense": layer.dense is not None,
+        "cusparselt": layer.cusparselt is not None,
+        "dot": layer.two_four is not None and rows <= DOT_ROWS,
+        "expand": layer.two_four is not None,
+    }
+    return tuple(path for path, can in able.items() if can)
+
+
+def rule(layer: Layer, rows: int) -> str:
+    """Without measurements: our kernel for a few rows, then dense, then torch's 2:4, then the dense matrix made anew."""
+    open_to = paths(layer, rows)
+    found = next((path for path in (_RULE_FEW if rows <= FEW_ROWS else _RULE_MANY) if path in open_to), None)
+    if found is None:
+        raise InputError(
+            f"no way to multiply {rows} rows with this layer: its tiles alone are for up to {MOST_ROWS} rows and need "
+            "NVRTC or nvcc; keep the 2:4 layout or a dense copy too"
+        )
+    return found
+
+
+def candidates(layer: Layer, bucket: int) -> list[str]:
+    """Paths worth timing; the tile kernel once a plan, as tiles:PLAN."""
+    found = []
+    for path in paths(layer, bucket):
+        if path == "dot" and "tiles" in paths(layer, bucket):
+            continue  # never faster, and slow to compile
+        found += _tile_paths(layer, bucket) if path == "tiles" else [path]
+    return found
+
+
+def _tile_paths(layer: Layer, bucket: int) -> list[str]:
+    number = layer.device.index
+    plans = batch.plans(bucket, layer.shape, batch.processors(number), torch.cuda.get_device_capability(number))
+    return [f"tiles:{plan.name}" for plan in plans]
+
+
+def run_path(path: str, x: Tensor, layer: Layer) -> Tensor:
+    """x [m, in] by one path, as `paths` or `candidates` name it -> [m, out]."""
+    name, _, plan = path.partition(":")
+    if name == "gemv" and layer.two_four is not None:
+        return two_four_gemv(x, layer.two_four)
+    if name == "tiles" and layer.tiles is not None:
+        return two_four_batch(x, layer.tiles, plan=Plan.parse(plan) if plan else None)
+    if name == "dense" and layer.dense is not None:
+        return x @ layer.dense.T
+    if name == "cusparselt" and layer.cusparselt is not None:
+        return torch.nn.functional.linear(x, layer.cusparselt)
+    if name == "dot" and layer.two_four is not None:
+        return two_four_dot(x, layer.two_four)
+    if name == "expand" and layer.two_four is not None:
+        return x @ expand(layer.two_four).T
+    raise InputError(f"this layer cannot take the path {path!r}")

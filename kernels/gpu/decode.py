@@ -11,6 +11,7 @@ there, so a greedy step needs no host: a step is one graph replay, and the host 
 On a CPU the same loop runs in plain torch (`step_reference`), without a graph.
 """
 
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 import torch
@@ -37,6 +38,14 @@ class Operations(Protocol):
     def choose(self, logits: Tensor, tokens: Tensor, position: Tensor, scratch: Scratch) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Graph:
+    """A recorded step, and where it leaves its logits."""
+
+    recorded: torch.cuda.CUDAGraph
+    logits: Tensor
+
+
 class Decoder:
     """A model with its cache for `batch` rows of up to `capacity` positions. Greedy."""
 
@@ -55,7 +64,7 @@ class Decoder:
         self.model, self.batch, self.capacity = model, batch, capacity
         self._operations: Operations = operations or (step if on_gpu else step_reference)
         self._wants_graph = on_gpu if graph is None else graph
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self._graph: _Graph | None = None
         self._rotary = rotary_table(architecture, capacity, device)
         self._scratch = make_scratch(architecture, batch, device)
         shape = (architecture.layers, 2, batch, architecture.kv_heads, capacity, architecture.head_dim)
@@ -103,7 +112,8 @@ class Decoder:
                 self._run()
             else:
                 self._graph = self._graph or self._capture()
-                self._graph.replay()
+                self._graph.recorded.replay()
+                self.logits = self._graph.logits
         self._used += 1
 
     def generate(self, prompt: Tensor, count: int) -> Tensor:
@@ -128,10 +138,10 @@ class Decoder:
             gate_up = block.gate_up
             inner = gate_up.apply(x) if isinstance(gate_up, Activated) else ops.swiglu(gate_up(x))
             x = ops.add_norm(block.down(inner), residual, next_norm, eps)
-        self.logits = model.head(x)  # in a graph the same memory every time
+        self.logits = model.head(x)
         ops.choose(self.logits, self.tokens, self.position, self._scratch)
 
-    def _capture(self) -> torch.cuda.CUDAGraph:
+    def _capture(self) -> "_Graph":
         """A step as a CUDA graph. What the warm-up steps change is put back."""
         saved = [tensor.clone() for tensor in (self.tokens, self.position)]
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -145,7 +155,7 @@ class Decoder:
         with torch.cuda.graph(graph, stream=stream):
             self._run()
         self.tokens.copy_(saved[0])
-        return graph
+        return _Graph(graph, self.logits)
 
 
 def _refuse_sizes(architecture: Architecture, batch: int, capacity: int) -> None:

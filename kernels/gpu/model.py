@@ -6,7 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tailcut.kernels.gpu import dispatch, step, step_reference
+from tailcut.kernels.gpu.gemv import two_four_gemv
+from tailcut.kernels.gpu.layer import Layer
 from tailcut.kernels.gpu.llama import Architecture
+from tailcut.kernels.gpu.two_four_pack import pack_two_four
 from tailcut.kernels.gpu.weights import Weights
 
 Linear = Callable[[Tensor], Tensor]
@@ -18,6 +22,9 @@ class Activated:
     """A gate-and-up product that already gives silu(gate) * up [rows, intermediate]."""
 
     apply: Linear
+
+
+MakeGateUp = Callable[[str, Tensor], Linear | Activated]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +57,51 @@ def dense_linear(name: str, weight: Tensor) -> Linear:
     return lambda x: torch.mm(x, transposed)
 
 
-def assemble(weights: Weights, linear: MakeLinear = dense_linear, head: MakeLinear = dense_linear) -> Model:
-    """`linear(name, weight)` makes each block's products, such as "layers.0.qkv"; `head` the last one, "head"."""
+def assemble(
+    weights: Weights,
+    linear: MakeLinear = dense_linear,
+    head: MakeLinear = dense_linear,
+    *,
+    gate_up: MakeGateUp | None = None,
+) -> Model:
+    """`linear(name, weight)` makes each block's products, such as "layers.0.qkv"; `head` the last one, "head".
+
+    `gate_up`, where given, makes that place's product instead, and may fuse what comes after it (`Activated`).
+    """
     blocks = tuple(
         Block(
             attention_norm=block.attention_norm,
+            qkv=linear(f"layers.{index}.qkv", block.matrices["qkv"]),
+            o=linear(f"layers.{index}.o", block.matrices["o"]),
             mlp_norm=block.mlp_norm,
-            **{place: linear(f"layers.{index}.{place}", weight) for place, weight in block.matrices.items()},
+            gate_up=(gate_up or linear)(f"layers.{index}.gate_up", block.matrices["gate_up"]),
+            down=linear(f"layers.{index}.down", block.matrices["down"]),
         )
         for index, block in enumerate(weights.blocks)
     )
     last = head("head", weights.head)
     return Model(weights.architecture, weights.embedding, blocks, weights.final_norm, last)
+
+
+def assemble_two_four(weights: Weights, bits: int = 16) -> Model:
+    """A model whose blocks are 2:4, through `dispatch`; silu(gate) * up is made in the product where there is one row."""
+
+    def layer(name: str, weight: Tensor) -> Layer:
+        return Layer(pack_two_four(weight, bits, weights.dtype, name=name))
+
+    def linear(name: str, weight: Tensor) -> Linear:
+        packed = layer(name, weight)
+        return lambda x: dispatch.linear(x, packed)
+
+    def gate_up(name: str, weight: Tensor) -> Activated:
+        packed = layer(name, weight)
+        return Activated(lambda x: _gated(x, packed))
+
+    return assemble(weights, linear, gate_up=gate_up)
+
+
+def _gated(x: Tensor, layer: Layer) -> Tensor:
+    if len(x) == 1 and layer.two_four is not None:
+        return two_four_gemv(x, layer.two_four, silu_pairs=True)
+    product = dispatch.linear(x, layer)
+    return step.swiglu(product) if x.is_cuda else step_reference.swiglu(product)

@@ -10,6 +10,7 @@ Measured reasons for the shapes of these kernels are beside the constants. Tenso
 interpreter (TRITON_INTERPRET=1), which is how the tests run them; `decode` takes `step_reference` there.
 """
 
+import contextlib
 import functools
 import importlib.util
 import math
@@ -92,7 +93,8 @@ def _launch(
     """Start a kernel of `step_kernel`; the first use on a device checks that it can run there."""
     early = _launches_early(device)
     options = {"launch_pdl": True} if early else {}
-    _kernels().__dict__[name][grid](*arguments, **sizes, PDL=early, num_warps=warps, **options)
+    with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+        getattr(_kernels(), name)[grid](*arguments, **sizes, PDL=early, num_warps=warps, **options)
 
 
 @functools.cache

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tailcut.errors import InputError
+from tailcut.kernels.gpu.bitmask_layout import Bitmask
 from tailcut.kernels.gpu.layouts import TwoFour
 from tailcut.kernels.gpu.tiles import TwoFourTiles, tiles_from_two_four
 
@@ -21,6 +22,7 @@ class Layer:
     tiles: TwoFourTiles | None = None
     dense: Tensor | None = None
     cusparselt: Tensor | None = None
+    bitmask: Bitmask | None = None
 
     def __post_init__(self) -> None:
         shapes = {tuple(int(size) for size in form.shape) for form in self._forms()}
@@ -30,8 +32,9 @@ class Layer:
         if len(kinds) != 1:
             raise InputError(f"the forms of one matrix must have one dtype, got {sorted(map(str, kinds))}")
 
-    def _forms(self) -> list[TwoFour | TwoFourTiles | Tensor]:
-        return [form for form in (self.two_four, self.tiles, self.dense, self.cusparselt) if form is not None]
+    def _forms(self) -> list[TwoFour | TwoFourTiles | Tensor | Bitmask]:
+        forms = (self.two_four, self.tiles, self.dense, self.cusparselt, self.bitmask)
+        return [form for form in forms if form is not None]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -48,7 +51,11 @@ class Layer:
 
     @property
     def kind(self) -> str:
-        """What is multiplied, for tables and caches: two_four_16, two_four_8, two_four_4, or dense."""
+        """What is multiplied, for tables and caches: two_four_16, two_four_8, two_four_4, dense, or bitmask_16_60 (its bytes
+        in % of the dense matrix's, to the nearest 5)."""
+        if self.bitmask is not None:
+            share = self.bitmask.nbytes / (2 * self.shape[0] * self.shape[1])
+            return f"{self.bitmask.kind}_{5 * round(20 * share)}"
         if self.two_four is not None:
             return self.two_four.kind
         if self.tiles is not None:

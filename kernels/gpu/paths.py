@@ -17,11 +17,15 @@ from tailcut.errors import InputError
 from tailcut.kernels.gpu import batch, nvrtc
 from tailcut.kernels.gpu.batch import MOST_ROWS, Plan, two_four_batch
 from tailcut.kernels.gpu.batch_dot import DOT_ROWS, expand, two_four_dot
+from tailcut.kernels.gpu.bitmask_pack import unpack_bitmask
 from tailcut.kernels.gpu.gemv import two_four_gemv
 from tailcut.kernels.gpu.layer import Layer
+from tailcut.kernels.gpu.tiles import tiles_to_dense
+from tailcut.kernels.gpu.unstructured import bitmask_gemv
 
+BITMASK_ROWS: Final = 8  # of x: what its kernel takes while it reads the weights once
 FEW_ROWS: Final = 64  # above, the rule takes a dense product even if the matrix must be expanded for it
-_RULE_FEW: Final = ("gemv", "tiles", "dense", "dot", "cusparselt", "expand")
+_RULE_FEW: Final = ("gemv", "tiles", "bitmask", "dense", "dot", "cusparselt", "expand")
 _RULE_MANY: Final = ("dense", "cusparselt", "expand")
 
 
@@ -34,7 +38,8 @@ def paths(layer: Layer, rows: int) -> tuple[str, ...]:
         "dense": layer.dense is not None,
         "cusparselt": layer.cusparselt is not None,
         "dot": layer.two_four is not None and rows <= DOT_ROWS,
-        "expand": layer.two_four is not None,
+        "bitmask": layer.bitmask is not None and rows <= BITMASK_ROWS,
+        "expand": layer.two_four is not None or layer.tiles is not None or layer.bitmask is not None,
     }
     return tuple(path for path, can in able.items() if can)
 
@@ -42,13 +47,8 @@ def paths(layer: Layer, rows: int) -> tuple[str, ...]:
 def rule(layer: Layer, rows: int) -> str:
     """Without measurements: our kernel for a few rows, then dense, then torch's 2:4, then the dense matrix made anew."""
     open_to = paths(layer, rows)
-    found = next((path for path in (_RULE_FEW if rows <= FEW_ROWS else _RULE_MANY) if path in open_to), None)
-    if found is None:
-        raise InputError(
-            f"no way to multiply {rows} rows with this layer: its tiles alone are for up to {MOST_ROWS} rows and need "
-            "NVRTC or nvcc; keep the 2:4 layout or a dense copy too"
-        )
-    return found
+    order = _RULE_FEW if rows <= FEW_ROWS else _RULE_MANY
+    return next(path for path in order if path in open_to)  # every form has a path for any number of rows
 
 
 def candidates(layer: Layer, bucket: int) -> list[str]:
@@ -67,7 +67,7 @@ def _tile_paths(layer: Layer, bucket: int) -> list[str]:
     return [f"tiles:{plan.name}" for plan in plans]
 
 
-def run_path(path: str, x: Tensor, layer: Layer) -> Tensor:
+def run_path(path: str, x: Tensor, layer: Layer) -> Tensor:  # noqa: PLR0911 a line a path
     """x [m, in] by one path, as `paths` or `candidates` name it -> [m, out]."""
     name, _, plan = path.partition(":")
     if name == "gemv" and layer.two_four is not None:
@@ -80,6 +80,18 @@ def run_path(path: str, x: Tensor, layer: Layer) -> Tensor:
         return torch.nn.functional.linear(x, layer.cusparselt)
     if name == "dot" and layer.two_four is not None:
         return two_four_dot(x, layer.two_four)
-    if name == "expand" and layer.two_four is not None:
-        return x @ expand(layer.two_four).T
+    if name == "bitmask" and layer.bitmask is not None:
+        return bitmask_gemv(x.contiguous(), layer.bitmask)
+    if name == "expand":
+        return x @ _expanded(layer).T
     raise InputError(f"this layer cannot take the path {path!r}")
+
+
+def _expanded(layer: Layer) -> Tensor:
+    if layer.two_four is not None:
+        return expand(layer.two_four)
+    if layer.tiles is not None:
+        return tiles_to_dense(layer.tiles).to(layer.dtype)
+    if layer.bitmask is not None:
+        return unpack_bitmask(layer.bitmask).to(layer.dtype)
+    raise InputError("this layer has no form to expand")

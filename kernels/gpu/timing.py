@@ -17,7 +17,7 @@ _LOG = logging.getLogger(__name__)
 _ROUNDS: Final = 7
 _LEAST_LAUNCHES: Final = 8  # in one graph: starting a replay costs microseconds
 _MOST_COPIES: Final = 64
-_FORM: Final = {"tiles": "tiles", "dense": "dense", "cusparselt": "cusparselt"}  # every other path reads two_four
+_OWN: Final = ("tiles", "dense", "cusparselt", "bitmask")  # paths named as the form they read
 
 
 def time_paths(layer: Layer, rows: int, paths: Sequence[str]) -> dict[str, float]:
@@ -27,7 +27,7 @@ def time_paths(layer: Layer, rows: int, paths: Sequence[str]) -> dict[str, float
         pools: dict[str, list[Layer]] = {}
         graphs: dict[str, tuple[torch.cuda.CUDAGraph, int]] = {}
         for path in paths:
-            form = _FORM.get(path.partition(":")[0], "two_four")
+            form = _form(layer, path.partition(":")[0])
             if form not in pools:
                 pools[form] = _copies(layer, form)
             try:
@@ -35,6 +35,13 @@ def time_paths(layer: Layer, rows: int, paths: Sequence[str]) -> dict[str, float
             except (RuntimeError, TailcutError) as error:  # a plan or a form that this GPU refuses is no candidate
                 _LOG.info("%s for %d rows of %s: %s", path, rows, layer.shape, error)
         return _in_turn(graphs)
+
+
+def _form(layer: Layer, path: str) -> str:
+    """The name of the form that a path reads."""
+    if path in _OWN:
+        return path
+    return next(form for form in ("two_four", "tiles", "bitmask") if getattr(layer, form) is not None)
 
 
 def _call(path: str, x: Tensor, layer: Layer) -> Callable[[], Tensor]:
@@ -56,6 +63,9 @@ def _copy(layer: Layer, form: str) -> Layer:
         return Layer(dense=layer.dense.clone())
     if form == "cusparselt" and layer.cusparselt is not None:
         return Layer(cusparselt=torch.sparse.to_sparse_semi_structured(layer.cusparselt.to_dense()))
+    if form == "bitmask" and layer.bitmask is not None:
+        parts = {name: part.clone() for name, part in layer.bitmask.tensors.items()}
+        return Layer(bitmask=replace(layer.bitmask, **parts))  # type: ignore[arg-type]
     if form == "tiles" and layer.tiles is not None:
         return Layer(tiles=replace(layer.tiles, data=layer.tiles.data.clone()))
     if layer.two_four is None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tailcut.errors import InputError
 from tailcut.kernels.gpu import dispatch, tuned
+from tailcut.kernels.gpu.bitmask_pack import pack_bitmask
 from tailcut.kernels.gpu.layer import Layer, make_layer
 from tailcut.kernels.gpu.paths import paths, rule, run_path
 from tailcut.kernels.gpu.tiles import tiles_from_dense
@@ -56,8 +57,17 @@ def test_the_rule(weight: Tensor) -> None:
     kept, lean = Layer(layout, dense=weight), Layer(layout)
     assert [rule(kept, rows) for rows in (1, 2, 64, 65)] == ["gemv", "dense", "dense", "dense"]
     assert [rule(lean, rows) for rows in (1, 2, 64, 65)] == ["gemv", "dot", "dot", "expand"]
-    with pytest.raises(InputError, match="no way to multiply 100 rows"):
-        rule(Layer(tiles=tiles_from_dense(weight)), 100)
+    assert rule(Layer(tiles=tiles_from_dense(weight)), 100) == "expand"
+    unstructured = Layer(bitmask=pack_bitmask(weight))
+    assert [rule(unstructured, rows) for rows in (1, 8, 9)] == ["bitmask", "bitmask", "expand"]
+    assert unstructured.kind.startswith("bitmask_16_")
+
+
+def test_tiles_and_bitmasks_are_expanded_for_many_rows(weight: Tensor) -> None:
+    x = torch.randn(70, 256, generator=torch.Generator().manual_seed(1)).half()
+    want = x @ weight.T
+    assert torch.equal(dispatch.linear(x, Layer(tiles=tiles_from_dense(weight))), want)
+    assert torch.equal(dispatch.linear(x, Layer(bitmask=pack_bitmask(weight))), want)
 
 
 def test_the_fastest_measured_path_is_taken(weight: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,6 +138,10 @@ def _kernel() -> tuple[Any, bool]:
     return two_four_gemv_kernel, isinstance(two_four_gemv_kernel, InterpretedFunction)
 
 
+def _on_cuda(tensor: Tensor) -> bool:
+    return tensor.device.type == "cuda"
+
+
 @cache
 def _capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device)
@@ -152,7 +156,7 @@ def _check_x(x: Tensor, layout: TwoFour, interpreted: bool) -> None:
         raise InputError(f"x is on {x.device}, the 2:4 matrix on {layout.device}; move one with .to(device)")
     if interpreted:
         return
-    if x.device.type != "cuda":
+    if not _on_cuda(x):
         raise InputError(f"the 2:4 kernel runs on a CUDA device, x is on {x.device}; move x and the layout there")
     if _capability(x.device) < (8, 0):
         have = ".".join(str(part) for part in _capability(x.device))

@@ -82,26 +82,33 @@ def group_of(step, s, lane, G8: tl.constexpr, LANES: tl.constexpr):
 
 @triton.jit
 def read_words(
-    values, meta, step, lane,
-    LIVE: tl.constexpr, WHOLE: tl.constexpr, GROUPS: tl.constexpr, G8: tl.constexpr, LANES: tl.constexpr,
-    BITS: tl.constexpr,
+    values, meta, scales, step, lane,
+    LIVE: tl.constexpr, WHOLE: tl.constexpr, GROUPS: tl.constexpr, G8: tl.constexpr, ROWS: tl.constexpr,
+    LANES: tl.constexpr, BITS: tl.constexpr,
 ):  # fmt: skip
-    """The index word and the value words (8, 4 or 2) of every lane of one step; WHOLE: no lane is past the matrix."""
-    PER: tl.constexpr = 16 // BITS  # slices a value word
+    """All that a step reads of W: the index word, the value words (8, 4 or 2), for 4 bits the scales of LIVE slices.
+
+    WHOLE: no lane is past the matrix.
+    """
     chunk = step * (LANES // G8) + lane // G8
-    index = meta + step * LANES + lane
-    if WHOLE:
-        words = (tl.load(index, eviction_policy="evict_first"),)
-    else:
-        words = (tl.load(index, mask=chunk * 8 * G8 < GROUPS, other=0, eviction_policy="evict_first"),)
-    for h in tl.static_range(8 // PER):
-        group = group_of(step, h * PER, lane, G8, LANES)
-        at = values + (group if BITS == 16 else (chunk * (8 // PER) + h) * G8 + lane % G8)
-        if WHOLE:
-            words += (tl.load(at, eviction_policy="evict_first"),)  # type: ignore[assignment]
-        elif h * PER < LIVE:
-            words += (tl.load(at, mask=group < GROUPS, other=0, eviction_policy="evict_first"),)  # type: ignore[assignment]
+    words = (read(meta + step * LANES + lane, chunk * 8 * G8 < GROUPS, WHOLE),)
+    for h in tl.static_range(BITS // 2):
+        group = group_of(step, h * 16 // BITS, lane, G8, LANES)
+        at = values + (group if BITS == 16 else (chunk * (BITS // 2) + h) * G8 + lane % G8)
+        if BITS < 16 or h < LIVE:  # the scales come after two value words
+            words += (read(at, group < GROUPS, WHOLE),)
+    if BITS == 4:
+        for s in tl.static_range(LIVE):
+            words += (read_scales(scales, step, s, WHOLE, GROUPS, G8, ROWS, LANES),)
     return words
+
+
+@triton.jit
+def read(at, live, WHOLE: tl.constexpr):
+    if WHOLE:
+        return tl.load(at, eviction_policy="evict_first")
+    else:
+        return tl.load(at, mask=live, other=0, eviction_policy="evict_first")
 
 
 @triton.jit
@@ -111,10 +118,7 @@ def read_scales(
 ):  # fmt: skip
     """float32 [ROWS, LANES]: the scale of every lane's group in slice s; four neighbours share one read."""
     group = group_of(step, s, tl.arange(0, LANES // 4)[None, :] * 4, G8, LANES)
-    if WHOLE:
-        scale = tl.load(scales + group // 32)
-    else:
-        scale = tl.load(scales + group // 32, mask=group < GROUPS, other=0.0)
+    scale = read(scales + group // 32, group < GROUPS, WHOLE)
     wide = tl.broadcast_to(scale.to(tl.float32)[:, :, None], (ROWS, LANES // 4, 4))
     return tl.reshape(wide, (ROWS, LANES))
 
@@ -136,9 +140,7 @@ def read_x(
 
 @triton.jit
 def add_slice(
-    acc, both, words, exponent, low, high, scales, step, s: tl.constexpr,
-    WHOLE: tl.constexpr, GROUPS: tl.constexpr, G8: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr,
-    BITS: tl.constexpr, BF16: tl.constexpr, ASM: tl.constexpr,
+    acc, both, words, exponent, low, high, s: tl.constexpr, BITS: tl.constexpr, BF16: tl.constexpr, ASM: tl.constexpr
 ):  # fmt: skip
     """acc + the products of slice s, whose selector is the low (s < 4) or high half of `both`."""
     picked = select(both >> (16 * (s // 4)), low, high, ASM)
@@ -152,8 +154,7 @@ def add_slice(
         if BITS == 8:
             return acc + w0 * x0 + w1 * x1
         else:
-            scale = read_scales(scales, step, s, WHOLE, GROUPS, G8, ROWS, LANES)
-            return acc + scale * (w0 * x0 + w1 * x1)
+            return acc + words[3 + s] * (w0 * x0 + w1 * x1)
 
 
 @triton.jit
@@ -164,10 +165,10 @@ def take_step(
     ASM: tl.constexpr,
 ):  # fmt: skip
     """The sums of both tiles of rows after the first LIVE slices of one step's chunks, slices j and j + 4 together."""
-    words0 = read_words(values0, meta0, step, lane, LIVE, WHOLE, GROUPS, G8, LANES, BITS)
+    words0 = read_words(values0, meta0, scales0, step, lane, LIVE, WHOLE, GROUPS, G8, ROWS, LANES, BITS)
     words1 = words0
     if PAIR == 2:
-        words1 = read_words(values1, meta1, step, lane, LIVE, WHOLE, GROUPS, G8, LANES, BITS)
+        words1 = read_words(values1, meta1, scales1, step, lane, LIVE, WHOLE, GROUPS, G8, ROWS, LANES, BITS)
     if WAIT:
         tl.extra.cuda.gdc_wait()  # what follows reads x, which the kernel before may still be writing
     both0, both1 = selectors(words0[0], 0), selectors(words1[0], 0)
@@ -176,15 +177,9 @@ def take_step(
             both0, both1 = selectors(words0[0], n // 2), selectors(words1[0], n // 2)
         if n // 2 + 4 * (n % 2) < LIVE:
             low, high = read_x(x, step, n // 2 + 4 * (n % 2), lane, WHOLE, GROUPS, G8, ROWS, LANES)
-            acc0 = add_slice(
-                acc0, both0, words0, exponent, low, high, scales0, step,
-                n // 2 + 4 * (n % 2), WHOLE, GROUPS, G8, ROWS, LANES, BITS, BF16, ASM,
-            )  # fmt: skip
+            acc0 = add_slice(acc0, both0, words0, exponent, low, high, n // 2 + 4 * (n % 2), BITS, BF16, ASM)
             if PAIR == 2:
-                acc1 = add_slice(
-                    acc1, both1, words1, exponent, low, high, scales1, step,
-                    n // 2 + 4 * (n % 2), WHOLE, GROUPS, G8, ROWS, LANES, BITS, BF16, ASM,
-                )  # fmt: skip
+                acc1 = add_slice(acc1, both1, words1, exponent, low, high, n // 2 + 4 * (n % 2), BITS, BF16, ASM)
     return acc0, acc1
 
 

@@ -70,8 +70,10 @@ class PackageWeights:
             if is_stored(node):
                 found |= _split(module_names(node.name), heights, node, "")
         for name, tensor in self._tensors.items():
-            if name.endswith(".weight") and len(tensor.dims) == 2 and name != f"{EMBEDDING}.weight":
-                found |= _split(module_names(name.removesuffix(".weight")), heights, None, name)
+            modules = module_names(name.removesuffix(".weight"))
+            turned = name.endswith(".weight") and len(tensor.dims) == 2 and modules[0] not in (EMBEDDING, *found)
+            if turned:
+                found |= _split(modules, heights, None, name)
         return found
 
     def read(self, name: str) -> Weight:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Apply = Callable[[Tensor], Tensor]
 INT4_GROUPS = (128, 64, 32)  # columns that share a scale: the first that divides a row
 _SHAPES = 256  # pairs of shapes that one process compiles for
+_MOST_SPARSE_ROWS = 64
 _SAMPLE = 1 << 20  # magnitudes that a threshold is taken from
 
 
@@ -102,7 +103,7 @@ def packed_two_four(cut: Tensor, bits: int, dtype: torch.dtype, forms: str) -> M
 
     layout = pack_two_four(cut, bits, dtype)
     kept = unpack_two_four(layout).to(dtype) if forms == "all" else None
-    fits = forms == "all" and bits == 16 and all(size % 16 == 0 for size in layout.shape)
+    fits = cut.is_cuda and forms == "all" and bits == 16 and all(size % 16 == 0 for size in layout.shape)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that torch's class is a prototype
         layer = make_layer(layout, dense=kept, tiles=forms != "one", cusparselt=fits)
@@ -111,6 +112,7 @@ def packed_two_four(cut: Tensor, bits: int, dtype: torch.dtype, forms: str) -> M
 
 def _layer_product(layer: Layer, layout: TwoFour, exact: Tensor | None) -> Made:
     from tailcut.kernels.gpu import dispatch
+    from tailcut.kernels.gpu.two_four_pack import unpack_two_four
 
     def ready(x: Tensor) -> None:
         if layer.dense is not None and x.is_cuda:  # otherwise there is little to choose from
@@ -122,7 +124,7 @@ def _layer_product(layer: Layer, layout: TwoFour, exact: Tensor | None) -> Made:
     return Made(
         lambda x: dispatch.linear(x, layer),
         layout.nbytes,
-        lambda: unpacked(layout),
+        lambda: unpack_two_four(layout),
         again=lambda: _layer_product(_copied(layer), _copied(layout), exact),
         exact=None if exact is None else lambda: exact,
         path=path,
@@ -148,35 +150,32 @@ def _layer_bytes(layer: Layer, packed: int, path: str) -> int:
 
 def unstructured(weight: Tensor, sparsity: float, *, int8: bool = False) -> Made:
     """Cut by magnitude over the whole matrix, so that rows differ in length."""
-    from tailcut.kernels.gpu.bitmask_layout import pack_bitmask, quantise_rows
+    from tailcut.kernels.gpu.bitmask_pack import pack_bitmask
 
     sizes = weight.abs().flatten()
     sample = sizes[:: -(-sizes.numel() // _SAMPLE)].float()
     cut = torch.where(weight.abs() > sample.quantile(sparsity), weight, 0.0)
-    if not int8:
-        return _bitmask_product(pack_bitmask(cut), None)
-    return _bitmask_product(pack_bitmask(*quantise_rows(cut)), cut)
+    return _bitmask_product(pack_bitmask(cut, 8 if int8 else 16), cut if int8 else None)
 
 
 def _bitmask_product(layout: Bitmask, exact: Tensor | None) -> Made:
-    from tailcut.kernels.gpu import unstructured as kernels
+    from tailcut.kernels.gpu.bitmask_pack import unpack_bitmask
+    from tailcut.kernels.gpu.unstructured import MOST_ROWS, bitmask_gemv
+
+    def apply(x: Tensor) -> Tensor:
+        if len(x) > _MOST_SPARSE_ROWS:
+            raise ValueError(f"made for few rows of x (each {MOST_ROWS} read the weights again), not for {len(x)}")
+        return bitmask_gemv(x, layout)
 
     return Made(
-        lambda x: kernels.bitmask_matmul(x, layout),
+        apply,
         layout.nbytes,
-        lambda: unpacked(layout),
+        lambda: unpack_bitmask(layout),
         again=lambda: _bitmask_product(_copied(layout), exact),
         exact=None if exact is None else lambda: exact,
         path=lambda x: "bitmask",
+        bytes_for=lambda x: layout.nbytes * -(-len(x) // MOST_ROWS),
     )
-
-
-def unpacked(layout: Any) -> Tensor:  # noqa: ANN401
-    """The dense matrix [out, in] of one of tailcut's layouts."""
-    from tailcut.kernels.gpu.bitmask_layout import Bitmask, dequantised
-    from tailcut.kernels.gpu.reference import unpack
-
-    return dequantised(layout) if isinstance(layout, Bitmask) else unpack(layout)
 
 
 def _copied(value: Any) -> Any:  # noqa: ANN401 - a frozen dataclass of tensors and of such

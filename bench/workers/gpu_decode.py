@@ -65,10 +65,8 @@ def _seat(name: str, weights: Weights, batch: int, capacity: int) -> Seat:
     seat = Seat(name)
     x = torch.zeros(batch, weights.architecture.hidden, dtype=weights.dtype, device=weights.device)
 
-    make = contenders.for_decoding(name, batch)
-
     def linear(place: str, weight: torch.Tensor) -> contenders.Apply:
-        made = make(weight)
+        made = contenders.for_decoding(name, batch)(weight)
         seat.weight_bytes += made.weight_bytes
         if place == "layers.0.qkv":
             made.apply(x)

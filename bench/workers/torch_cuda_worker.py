@@ -28,10 +28,11 @@ _state: Dict[str, Session] = {}
 class Session:
     """An open package: its model, and decoders for the batches it is asked about."""
 
-    def __init__(self, package: Path, engine: str, capacity: int, batch: int, device: str = "cuda") -> None:
+    def __init__(
+        self, package: Path, engine: str, capacity: int, batch: int, device: str = "cuda", dtype: str = "bfloat16"
+    ) -> None:
         began = time.perf_counter()
-        dtype = torch.bfloat16 if device == "cuda" else torch.float32
-        self.loaded = gpu_package.load_weights(package, device, dtype)
+        self.loaded = gpu_package.load_weights(package, device, getattr(torch, dtype))
         self.model = gpu_package.assemble(self.loaded, engine, batch)
         self.capacity, self.device = capacity, device
         self.decoders: Dict[int, Decoder] = {}
@@ -53,8 +54,9 @@ class Session:
 
 def open_package(body: Dict[str, Any], arrays: Dict[str, Any]) -> wire.Frame:
     wire.pin(body["cpus"])
-    device = body.get("device", "cuda")
-    _state["session"] = Session(Path(body["package"]), body["engine"], body["capacity"], body["batch"], device)
+    device = body.get("device", "cuda")  # tests name another one
+    dtype = body.get("dtype", "bfloat16" if device == "cuda" else "float32")
+    _state["session"] = Session(Path(body["package"]), body["engine"], body["capacity"], body["batch"], device, dtype)
     return {"load_seconds": _state["session"].load_seconds}, {}
 
 

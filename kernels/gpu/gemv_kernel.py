@@ -96,10 +96,10 @@ def read_words(
         group = group_of(step, h * 16 // BITS, lane, G8, LANES)
         at = values + (group if BITS == 16 else (chunk * (BITS // 2) + h) * G8 + lane % G8)
         if BITS < 16 or h < LIVE:  # the scales come after two value words
-            words += (read(at, group < GROUPS, WHOLE),)
+            words += (read(at, group < GROUPS, WHOLE),)  # type: ignore[assignment]
     if BITS == 4:
         for s in tl.static_range(LIVE):
-            words += (read_scales(scales, step, s, WHOLE, GROUPS, G8, ROWS, LANES),)
+            words += (read_scales(scales, step, s, WHOLE, GROUPS, G8, ROWS, LANES),)  # type: ignore[assignment]
     return words
 
 

@@ -23,6 +23,8 @@ import cpu_rows
 import numpy as np
 
 from tailcut import codec
+from tailcut.bench import gpu_tables
+from tailcut.bench.gpu import GpuResult
 from tailcut.bench.report import markdown_row
 from tailcut.bench.tables import interval, milliseconds
 from tailcut.results import BenchResult, Verdict
@@ -134,6 +136,37 @@ def esd() -> str:
     return "\n".join([markdown_row(head), "|" + " --- |" * len(head), markdown_row(cells)])
 
 
+def gpu_products() -> str:
+    """One row of x: every matrix and contender, with the machine."""
+    result = codec.load(GpuResult, RESULTS / "gpu_kernels.json")
+    return f"{gpu_tables.products_table(result)}\n\n{gpu_tables.machine_line(result)}"
+
+
+def gpu_crossover() -> str:
+    """Speedup over dense at every number of rows of x, and the path taken."""
+    return gpu_tables.crossover_table(codec.load(GpuResult, RESULTS / "gpu_kernels.json"))
+
+
+def gpu_decode() -> str:
+    """Whole decode steps."""
+    result = codec.load(GpuResult, RESULTS / "gpu_decode.json")
+    return f"{gpu_tables.decode_table(result)}\n\n{gpu_tables.machine_line(result)}"
+
+
+def gpu_compress() -> str:
+    """Spectra, SparseGPT and Wanda on a GPU."""
+    import gpu_compress as script  # beside this script; loads torch
+
+    return script.render(json.loads((RESULTS / "gpu_compress.json").read_bytes()))
+
+
+def gpu_tests() -> str:
+    """What became of the tests of the GPU kernels on a GPU."""
+    data = json.loads((RESULTS / "gpu_tests.json").read_bytes())
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(data["counts"].items()))
+    return f"{counts} in {data['seconds']:.0f} s on {data['gpu']['name']}, commit {data['machine']['commit']}."
+
+
 def demo() -> str:
     """What the last `make demo` run printed, from the files that it wrote."""
     data = json.loads((RESULTS / "cpu_demo.json").read_bytes())
@@ -177,6 +210,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "cpu_rows_avx512": rows_avx512,
     "cpu_quality": deployed_quality,
     "esd": esd,
+    "gpu_products": gpu_products,
+    "gpu_crossover": gpu_crossover,
+    "gpu_decode": gpu_decode,
+    "gpu_compress": gpu_compress,
+    "gpu_tests": gpu_tests,
     "demo": demo,
 }
 

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from tailcut.kernels.gpu.layouts import TwoFour
 
 Apply = Callable[[Tensor], Tensor]
+Apply2 = Callable[[Tensor, Tensor], Tensor]
 INT4_GROUPS = (128, 64, 32)  # columns that share a scale: the first that divides a row
 _SHAPES = 256  # pairs of shapes that one process compiles for
-_MOST_SPARSE_ROWS = 64
 _SAMPLE = 1 << 20  # magnitudes that a threshold is taken from
 
 
@@ -41,6 +41,7 @@ class Made:
     path: Callable[[Tensor], str] = lambda x: ""  # which kernel runs for such an x
     ready: Callable[[Tensor], None] = lambda x: None  # tunes for such an x, before anything is captured
     bytes_for: Callable[[Tensor], int] | None = None  # of weights for such an x; None: always weight_bytes
+    gated: Apply | None = None  # the same where gate lies over up: silu(gate x) * (up x), in one kernel
 
 
 Maker = Callable[[Tensor], Made]
@@ -64,12 +65,14 @@ def dense_cut(weight: Tensor) -> Made:
 def compiled(weight: Tensor) -> Made:
     """torch.compile with coordinate descent, as gpt-fast has it: a product with one row becomes a sum in Triton."""
     run = _compiled()
+    gated = _compiled_gated()
     return Made(
         lambda x: run(x, weight),
         weight.nbytes,
         lambda: weight,
         path=lambda x: "torch.compile",
         again=lambda: compiled(weight.clone()),
+        gated=lambda x: gated(x, weight),
     )
 
 
@@ -80,12 +83,26 @@ def _transposed_product(x: Tensor, weight: Tensor) -> Tensor:
 _state: Dict[str, Any] = {}
 
 
-def _compiled() -> Any:  # noqa: ANN401 - what torch.compile returns has no type
-    if "compiled" not in _state:
+def _gated_product(x: Tensor, weight: Tensor) -> Tensor:
+    gate, up = torch.mm(x, weight.t()).chunk(2, dim=-1)
+    return (torch.nn.functional.silu(gate.float()) * up.float()).to(x.dtype)
+
+
+def _compiled() -> Apply2:
+    return _compile("product", _transposed_product)
+
+
+def _compiled_gated() -> Apply2:
+    return _compile("gated", _gated_product)
+
+
+def _compile(name: str, function: Apply2) -> Apply2:
+    if name not in _state:
         torch._dynamo.config.recompile_limit = _SHAPES  # past it torch goes on without compiling
         options: Dict[str, Any] = {"coordinate_descent_tuning": True}
-        _state["compiled"] = torch.compile(_transposed_product, dynamic=False, options=options)
-    return _state["compiled"]
+        _state[name] = torch.compile(function, dynamic=False, options=options)
+    found: Apply2 = _state[name]
+    return found
 
 
 def two_four(weight: Tensor, bits: int = 16, *, forms: str = "all") -> Made:
@@ -111,8 +128,14 @@ def packed_two_four(cut: Tensor, bits: int, dtype: torch.dtype, forms: str) -> M
 
 
 def _layer_product(layer: Layer, layout: TwoFour, exact: Tensor | None) -> Made:
-    from tailcut.kernels.gpu import dispatch
+    from tailcut.kernels.gpu import dispatch, step
+    from tailcut.kernels.gpu.gemv import two_four_gemv
     from tailcut.kernels.gpu.two_four_pack import unpack_two_four
+
+    def gated(x: Tensor) -> Tensor:
+        if len(x) == 1:
+            return two_four_gemv(x, layout, silu_pairs=True)
+        return step.swiglu(dispatch.linear(x, layer))
 
     def ready(x: Tensor) -> None:
         if layer.dense is not None and x.is_cuda:  # otherwise there is little to choose from
@@ -130,6 +153,7 @@ def _layer_product(layer: Layer, layout: TwoFour, exact: Tensor | None) -> Made:
         path=path,
         ready=ready,
         bytes_for=lambda x: _layer_bytes(layer, layout.nbytes, path(x)),
+        gated=gated,
     )
 
 
@@ -148,33 +172,39 @@ def _layer_bytes(layer: Layer, packed: int, path: str) -> int:
     return sizes.get(name, packed)
 
 
-def unstructured(weight: Tensor, sparsity: float, *, int8: bool = False) -> Made:
-    """Cut by magnitude over the whole matrix, so that rows differ in length."""
-    from tailcut.kernels.gpu.bitmask_pack import pack_bitmask
+def unstructured(weight: Tensor, sparsity: float, *, int8: bool = False, forms: str = "all") -> Made:
+    """Cut by magnitude over the whole matrix, so that rows differ in length; `forms` as in `packed_two_four`."""
+    from tailcut.kernels.gpu.bitmask_pack import pack_bitmask, unpack_bitmask
+    from tailcut.kernels.gpu.layer import Layer
 
     sizes = weight.abs().flatten()
     sample = sizes[:: -(-sizes.numel() // _SAMPLE)].float()
     cut = torch.where(weight.abs() > sample.quantile(sparsity), weight, 0.0)
-    return _bitmask_product(pack_bitmask(cut, 8 if int8 else 16), cut if int8 else None)
+    layout = pack_bitmask(cut, 8 if int8 else 16)
+    dense = unpack_bitmask(layout).to(weight.dtype) if forms == "all" else None
+    return _bitmask_product(Layer(bitmask=layout, dense=dense), layout, cut if int8 else None)
 
 
-def _bitmask_product(layout: Bitmask, exact: Tensor | None) -> Made:
+def _bitmask_product(layer: Layer, layout: Bitmask, exact: Tensor | None) -> Made:
+    from tailcut.kernels.gpu import dispatch
     from tailcut.kernels.gpu.bitmask_pack import unpack_bitmask
-    from tailcut.kernels.gpu.unstructured import MOST_ROWS, bitmask_gemv
 
-    def apply(x: Tensor) -> Tensor:
-        if len(x) > _MOST_SPARSE_ROWS:
-            raise ValueError(f"made for few rows of x (each {MOST_ROWS} read the weights again), not for {len(x)}")
-        return bitmask_gemv(x, layout)
+    def ready(x: Tensor) -> None:
+        if layer.dense is not None and x.is_cuda:
+            dispatch.tune(layer, [len(x)])
+
+    def path(x: Tensor) -> str:
+        return dispatch.choose(layer, len(x)).path
 
     return Made(
-        apply,
+        lambda x: dispatch.linear(x, layer),
         layout.nbytes,
         lambda: unpack_bitmask(layout),
-        again=lambda: _bitmask_product(_copied(layout), exact),
+        again=lambda: _bitmask_product(_copied(layer), _copied(layout), exact),
         exact=None if exact is None else lambda: exact,
-        path=lambda x: "bitmask",
-        bytes_for=lambda x: layout.nbytes * -(-len(x) // MOST_ROWS),
+        path=path,
+        ready=ready,
+        bytes_for=lambda x: _layer_bytes(layer, layout.nbytes, path(x)),
     )
 
 
@@ -262,13 +292,20 @@ MAKERS: Dict[str, Maker] = {
     "unstructured 80% bf16": lambda weight: unstructured(weight, 0.8),
     "unstructured 80% int8": lambda weight: unstructured(weight, 0.8, int8=True),
 }
-_BITS = {"2:4 bf16": 16, "2:4 int8": 8, "2:4 int4": 4}
+_LEAN: Dict[str, Callable[[Tensor, str], Made]] = {
+    "2:4 bf16": lambda weight, forms: two_four(weight, forms=forms),
+    "2:4 int8": lambda weight, forms: two_four(weight, 8, forms=forms),
+    "2:4 int4": lambda weight, forms: two_four(weight, 4, forms=forms),
+    "unstructured 50% bf16": lambda weight, forms: unstructured(weight, 0.5, forms=forms),
+    "unstructured 80% bf16": lambda weight, forms: unstructured(weight, 0.8, forms=forms),
+    "unstructured 80% int8": lambda weight, forms: unstructured(weight, 0.8, int8=True, forms=forms),
+}
 
 
 def for_decoding(name: str, batch: int) -> Maker:
     """How a decode loop of so many rows holds its matrices: one form of each, and dense weights as they are."""
     if name == "dense":
         return dense
-    if name in _BITS:
-        return lambda weight: two_four(weight, _BITS[name], forms="one" if batch == 1 else "few")
+    if name in _LEAN:
+        return lambda weight: _LEAN[name](weight, "one" if batch == 1 else "few")
     return MAKERS[name]

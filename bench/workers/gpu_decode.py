@@ -60,23 +60,32 @@ def run(weights: Weights, body: Dict[str, Any], clock: Clock) -> List[Dict[str, 
 
 def _seat(name: str, weights: Weights, batch: int, capacity: int) -> Seat:
     from tailcut.kernels.gpu.decode import Decoder
-    from tailcut.kernels.gpu.model import assemble
+    from tailcut.kernels.gpu.model import Activated, assemble
 
     seat = Seat(name)
     x = torch.zeros(batch, weights.architecture.hidden, dtype=weights.dtype, device=weights.device)
 
-    def linear(place: str, weight: torch.Tensor) -> contenders.Apply:
+    def make(place: str, weight: torch.Tensor) -> contenders.Made:
         made = contenders.for_decoding(name, batch)(weight)
         seat.weight_bytes += made.weight_bytes
         if place == "layers.0.qkv":
             made.apply(x)
             seat.path = made.path(x)
-        return made.apply
+        return made
+
+    def gate_up(place: str, weight: torch.Tensor) -> contenders.Apply | Activated:
+        made = make(place, weight)
+        return Activated(made.gated) if made.gated else made.apply
 
     try:
         with torch.inference_mode():
             head = contenders.compiled if name == "dense compiled" else contenders.dense
-            model = assemble(weights, linear, lambda _, weight: head(weight).apply)
+            model = assemble(
+                weights,
+                lambda place, weight: make(place, weight).apply,
+                lambda _, weight: head(weight).apply,
+                gate_up=gate_up,
+            )
             seat.decoder = Decoder(model, batch, capacity)
             seat.weight_bytes += weights.head.nbytes
     except Exception as error:  # noqa: BLE001 - whatever a library raises is why it was not measured

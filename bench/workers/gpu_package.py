@@ -101,13 +101,17 @@ def assemble(loaded: Loaded, engine: str, rows: int) -> Model:
     weights = loaded.weights
     dense = BestDense(rows)
 
-    def linear(place: str, weight: Tensor) -> contenders.Apply:
+    def make(place: str, weight: Tensor) -> contenders.Made:
         zeros = int((weight == 0).sum())
         made, kind = _make(engine, weight, loaded.bits.get(place, 16), weights.dtype, dense)
         x = torch.zeros(rows, weight.shape[1], dtype=weights.dtype, device=weights.device)
         loaded.zeros += zeros
         _count(loaded, made, kind, x)
-        return made.apply
+        return made
+
+    def gate_up(place: str, weight: Tensor) -> contenders.Apply | model.Activated:
+        made = make(place, weight)
+        return model.Activated(made.gated) if made.gated and weights.device.type == "cuda" else made.apply
 
     def head(place: str, weight: Tensor) -> contenders.Apply:
         made = dense(weight)
@@ -115,7 +119,7 @@ def assemble(loaded: Loaded, engine: str, rows: int) -> Model:
         return made.apply
 
     with torch.inference_mode():
-        return model.assemble(weights, linear, head)
+        return model.assemble(weights, lambda place, weight: make(place, weight).apply, head, gate_up=gate_up)
 
 
 def _count(loaded: Loaded, made: contenders.Made, kind: str, x: Tensor) -> None:
@@ -164,11 +168,18 @@ class BestDense:
         if not self._faster[shape]:
             return plain
         compiled, rows = contenders.compiled(weight), self.rows
+        fused = compiled.gated
+        assert fused is not None  # noqa: S101 - what `compiled` makes has it
 
         def apply(x: Tensor) -> Tensor:  # compiled for that many rows only; a prompt has others
             return compiled.apply(x) if len(x) == rows else plain.apply(x)
 
-        return contenders.Made(apply, weight.nbytes, lambda: weight, plain.again, path=compiled.path)
+        def gated(x: Tensor) -> Tensor:
+            from tailcut.kernels.gpu.step import swiglu
+
+            return fused(x) if len(x) == rows else swiglu(plain.apply(x))
+
+        return contenders.Made(apply, weight.nbytes, lambda: weight, plain.again, path=compiled.path, gated=gated)
 
     def _compiled_is_faster(self, weight: Tensor) -> bool:
         x = torch.zeros(self.rows, weight.shape[1], dtype=weight.dtype, device=weight.device)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tailcut.kernels.gpu.llama import Architecture
 
-PROGRAMS: Final = 256  # wanted in flight for one token's attention: about two for each of an H100's 132 processors
+PROGRAMS: Final = 512  # wanted in flight for one token's attention: about four for each of an H100's 132 processors
 MOST_SPLITS: Final = 32
 CHUNK: Final = 1024  # logits one program looks through
 

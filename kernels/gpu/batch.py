@@ -19,7 +19,7 @@ from tailcut.kernels.gpu.tiles import TILE_COLUMNS, TILE_ROWS, TILE_WORDS, TwoFo
 MOST_ROWS: Final = 64
 SOURCE: Final = nvrtc.SOURCES / "two_four_tiles.cu"
 _ENTRY: Final = "two_four_tiles"
-_MOST_SHARED: Final = 227 * 1024  # sm_90; sm_80 has 163 KiB and refuses the rest when they are loaded
+_SHARED_KIB: Final = {(8, 0): 163, (8, 7): 163, (9, 0): 227, (10, 0): 227, (10, 3): 227}  # a block's most; others 99
 _MOST_CLUSTER: Final = 8  # the largest cluster every device with clusters takes
 
 
@@ -68,25 +68,56 @@ class Plan:
         return max(stages, self.across * self.down * TILE_ROWS * (rows + 1) * 4)
 
 
+# By tiles of x: the fastest of about 80 plans on an H100 (W 4096 x 4096, 11008 x 4096, 4096 x 11008, bfloat16), the
+# best of 4096 x 4096 first; the last of each fits every device.
+_GOOD: Final = {
+    1: (
+        Plan(1, 1, 8, stages=3, ring=True),
+        Plan(1, 1, 8, stages=4, ring=True),
+        Plan(1, 1, 8, stages=2, ring=True, blocks=2),
+        Plan(1, 1, 4, stages=4, ring=True),
+        Plan(1, 1, 4, stages=3, ring=True),
+    ),
+    2: (Plan(2, 1, 8, ring=True), Plan(2, 1, 4, stages=4, ring=True), Plan(2, 1, 4, ring=True), Plan(2, 1, 8)),
+    4: (Plan(4, 2, 4, ring=True), Plan(4, 1, 8, depth=2), Plan(4, 1, 8), Plan(4, 2, 4)),
+    8: (Plan(8, 2, 4), Plan(8, 2, 4, depth=2), Plan(8, 4, 2)),
+}
+
+
+@functools.cache
 def plan_for(rows: int, shape: tuple[int, int], processors: int, capability: tuple[int, int]) -> Plan:
-    """A plan for x [rows, in] and W `shape` on a GPU with so many SMs: about one block an SM, and x read seldom."""
-    x_tiles = next(n for n in (1, 2, 4, 8) if n * 8 >= rows)
-    down = {1: 1, 2: 1, 4: 2, 8: 4}[x_tiles]
-    across = 8 // down
-    blocks = -(-shape[0] // (TILE_ROWS * down))
-    steps = -(-shape[1] // (TILE_COLUMNS * across))
-    most = min(_MOST_CLUSTER if capability >= (9, 0) else 1, steps)
-    splits = next((n for n in (1, 2, 4, 8) if n <= most and blocks * n >= 0.9 * processors), max(1, most))
-    return Plan(x_tiles, down, across, splits=splits)
+    """A plan for x [rows, in] and W `shape` on a GPU with so many SMs, by rules that the H100's times suggest."""
+    good = _fitting(rows, shape, processors, capability)
+    if -(-shape[0] // TILE_ROWS) > 2 * processors:
+        wanted = [plan for plan in good if plan.blocks == 2]  # many rows of W: blocks that overlap
+    else:
+        wanted = [plan for plan in good if plan.stages == 4 and shape[1] > 4 * TILE_COLUMNS * plan.across]
+    return next((plan for plan in wanted if plan.across == good[0].across), good[0])
 
 
 def plans(rows: int, shape: tuple[int, int], processors: int, capability: tuple[int, int]) -> list[Plan]:
-    """Plans worth timing, the rule's first."""
+    """Plans worth timing (at most 7), the rule's first."""
     first = plan_for(rows, shape, processors, capability)
-    more = [replace(first, ring=True, stages=3), replace(first, depth=2)]
-    splits = [n for n in (first.splits // 2, first.splits * 2) if 1 <= n <= _MOST_CLUSTER and capability >= (9, 0)]
-    more += [replace(plan, splits=n) for n in splits for plan in (first, more[0])]
-    return [plan for plan in (first, *more) if plan.shared_bytes(16) <= _MOST_SHARED]
+    steps = -(-shape[1] // (TILE_COLUMNS * first.across))
+    most = min(_MOST_CLUSTER, steps) if capability >= (9, 0) else 1
+    splits = [replace(first, splits=n) for n in (first.splits // 2, first.splits * 2) if 1 <= n <= most]
+    return list(dict.fromkeys([first, *_fitting(rows, shape, processors, capability), *splits]))
+
+
+def _fitting(rows: int, shape: tuple[int, int], processors: int, capability: tuple[int, int]) -> list[Plan]:
+    """The good plans that the device has shared memory for, with splits for about one block an SM."""
+    x_tiles = next(n for n in _GOOD if n * 8 >= rows)
+    shared = (_SHARED_KIB.get(capability, 99) + 1) * 1024  # of an SM: each block takes 1 KiB more than it asks for
+    good = [plan for plan in _GOOD[x_tiles] if (plan.shared_bytes(16) + 1024) * plan.blocks <= shared]
+    early = capability >= (9, 0)
+    return [replace(plan, splits=_splits(plan, shape, processors, capability), early=early) for plan in good]
+
+
+def _splits(plan: Plan, shape: tuple[int, int], processors: int, capability: tuple[int, int]) -> int:
+    blocks = -(-shape[0] // (TILE_ROWS * plan.down))
+    steps = -(-shape[1] // (TILE_COLUMNS * plan.across))
+    most = min(_MOST_CLUSTER if capability >= (9, 0) else 1, steps)
+    return next((n for n in (1, 2, 4, 8) if n <= most and blocks * n >= 0.9 * processors), max(1, most))
 
 
 def two_four_batch(x: Tensor, tiles: TwoFourTiles, out: Tensor | None = None, plan: Plan | None = None) -> Tensor:

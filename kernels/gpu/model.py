@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tailcut.kernels.gpu import dispatch, step, step_reference
 from tailcut.kernels.gpu.gemv import two_four_gemv
-from tailcut.kernels.gpu.layer import Layer
+from tailcut.kernels.gpu.layer import Layer, make_layer
 from tailcut.kernels.gpu.llama import Architecture
 from tailcut.kernels.gpu.two_four_pack import pack_two_four
 from tailcut.kernels.gpu.weights import Weights
@@ -83,11 +83,21 @@ def assemble(
     return Model(weights.architecture, weights.embedding, blocks, weights.final_norm, last)
 
 
-def assemble_two_four(weights: Weights, bits: int = 16) -> Model:
-    """A model whose blocks are 2:4, through `dispatch`; silu(gate) * up is made in the product where there is one row."""
+def assemble_two_four(weights: Weights, bits: int = 16, *, tune: bool = False, rows: int = 1) -> Model:
+    """A model whose blocks are 2:4, through `dispatch`; silu(gate) * up is made in the product where the one-row kernel
+    is taken for it.
+
+    On a GPU each matrix is kept twice, for one row of x and for several. `tune` times the paths of each distinct shape
+    for `rows` rows (the decode step's batch) here, before anything is captured; times known from before are used anyway.
+    """
+    tuned: set[tuple[int, int]] = set()
 
     def layer(name: str, weight: Tensor) -> Layer:
-        return Layer(pack_two_four(weight, bits, weights.dtype, name=name))
+        made = make_layer(pack_two_four(weight, bits, weights.dtype, name=name), tiles=weight.is_cuda)
+        if tune and made.shape not in tuned:
+            dispatch.tune(made, (rows,))
+            tuned.add(made.shape)
+        return made
 
     def linear(name: str, weight: Tensor) -> Linear:
         packed = layer(name, weight)
@@ -101,7 +111,7 @@ def assemble_two_four(weights: Weights, bits: int = 16) -> Model:
 
 
 def _gated(x: Tensor, layer: Layer) -> Tensor:
-    if len(x) == 1 and layer.two_four is not None:
+    if len(x) == 1 and layer.two_four is not None and dispatch.choose(layer, 1).path == "gemv":
         return two_four_gemv(x, layer.two_four, silu_pairs=True)
     product = dispatch.linear(x, layer)
     return step.swiglu(product) if x.is_cuda else step_reference.swiglu(product)

@@ -25,8 +25,14 @@ from tailcut.kernels.gpu.unstructured import bitmask_gemv
 
 BITMASK_ROWS: Final = 8  # of x: what its kernel takes while it reads the weights once
 FEW_ROWS: Final = 64  # above, the rule takes a dense product even if the matrix must be expanded for it
-_RULE_FEW: Final = ("gemv", "tiles", "bitmask", "dense", "dot", "cusparselt", "expand")
-_RULE_MANY: Final = ("dense", "cusparselt", "expand")
+# what the rule takes, first to last; the limits are those of an H100's times
+TILES_ROWS: Final = 32  # up to here the tile kernel beat dense for every shape timed, at 64 rows it lost most
+NARROW: Final = 4096  # columns up to which the one-row kernel is not behind the tile kernel
+_ONE_NARROW: Final[tuple[str, ...]] = ("gemv", "tiles", "bitmask", "dense", "dot", "cusparselt", "expand")
+_ONE_WIDE: Final[tuple[str, ...]] = ("tiles", *_ONE_NARROW)
+_FEW: Final[tuple[str, ...]] = ("tiles", "dense", "bitmask", "dot", "cusparselt", "expand")
+_MORE: Final[tuple[str, ...]] = ("dense", "tiles", "dot", "cusparselt", "expand")
+_MANY: Final[tuple[str, ...]] = ("dense", "cusparselt", "expand")
 
 
 def paths(layer: Layer, rows: int) -> tuple[str, ...]:
@@ -45,9 +51,12 @@ def paths(layer: Layer, rows: int) -> tuple[str, ...]:
 
 
 def rule(layer: Layer, rows: int) -> str:
-    """Without measurements: our kernel for a few rows, then dense, then torch's 2:4, then the dense matrix made anew."""
+    """Without measurements: our kernels for a few rows; then dense where it is kept, else what there is."""
     open_to = paths(layer, rows)
-    order = _RULE_FEW if rows <= FEW_ROWS else _RULE_MANY
+    if rows == 1:
+        order = _ONE_NARROW if layer.shape[1] <= NARROW else _ONE_WIDE
+    else:
+        order = _FEW if rows <= TILES_ROWS else _MORE if rows <= FEW_ROWS else _MANY
     return next(path for path in order if path in open_to)  # every form has a path for any number of rows
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from tailcut.errors import InputError
 from tailcut.kernels.gpu.layouts import TwoFour
-from tailcut.kernels.gpu.two_four_pack import _unpack_nibbles, _unpack_pairs, pack_two_four, spread_scales
+from tailcut.kernels.gpu.two_four_pack import pack_two_four, spread_scales, unpack_nibbles, unpack_pairs
 
 TILE_ROWS: Final = 32
 TILE_COLUMNS: Final = 128
@@ -95,7 +95,7 @@ def tiles_from_dense(
 def tiles_from_two_four(layout: TwoFour) -> TwoFourTiles:
     """The same matrix as `layout`, rearranged; no dense copy is made."""
     blocks, steps = _counts(layout.shape)
-    kept = _unpack_pairs(layout)
+    kept = unpack_pairs(layout)
     values = _filled(kept, blocks, steps, 0).view(blocks, *_SPLIT).permute(_ORDER[layout.bits])
     parts = [_values_to_words(values, layout.bits).reshape(blocks, steps, -1), _position_words(layout, blocks, steps)]
     if layout.bits == 4 and layout.scales is not None:
@@ -168,7 +168,7 @@ def _nibble_shifts(device: torch.device) -> Tensor:
 
 
 def _position_words(layout: TwoFour, blocks: int, steps: int) -> Tensor:
-    nibbles = _filled(_unpack_nibbles(layout), blocks, steps, _FIRST_TWO).view(blocks, 2, 2, 8, steps, 2, 2, 2, 4)
+    nibbles = _filled(unpack_nibbles(layout), blocks, steps, _FIRST_TWO).view(blocks, 2, 2, 8, steps, 2, 2, 2, 4)
     shifts = torch.arange(0, 16, 4, device=layout.device, dtype=torch.int32)
     quads = (nibbles << shifts).sum(-1, dtype=torch.int32)  # block, half, row + 8, g, tile, step // 2, selector, + 16
     words = quads[:, :, 0] | (quads[:, :, 1] << 16)

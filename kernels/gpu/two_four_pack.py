@@ -80,9 +80,9 @@ def from_checkpoint(source: Path | Checkpoint, name: str, bits: int = 16, **opti
 def unpack_two_four(layout: TwoFour) -> Tensor:
     """TwoFour -> dense [out, in]: 16 bits in the layout's dtype, exact; 8 and 4 bits float32, q * scale."""
     out, columns = layout.shape
-    nibbles = _unpack_nibbles(layout).long()
+    nibbles = unpack_nibbles(layout).long()
     pair = torch.stack([nibbles & 3, nibbles >> 2 & 3], dim=-1)  # [out, G, 2]
-    kept = _unpack_pairs(layout)
+    kept = unpack_pairs(layout)
     dense = torch.zeros(out, columns // 4, 4, dtype=kept.dtype, device=kept.device).scatter_(-1, pair, kept)
     dense = dense.view(out, columns)
     if layout.scales is None:
@@ -181,14 +181,14 @@ def _value_words(q: Tensor, nibbles: Tensor, bits: int, meta: Tensor) -> Tensor:
     return words
 
 
-def _unpack_nibbles(layout: TwoFour) -> Tensor:
+def unpack_nibbles(layout: TwoFour) -> Tensor:
     """int32 [out, in / 4]."""
     out, columns = layout.shape
     shifts = 4 * torch.arange(SLICES, dtype=torch.int32, device=layout.device)[:, None]
     return (layout.meta[:, :, None] >> shifts & 15).reshape(out, -1)[:, : columns // 4]
 
 
-def _unpack_pairs(layout: TwoFour) -> Tensor:
+def unpack_pairs(layout: TwoFour) -> Tensor:
     """The kept values [out, in / 4, 2]: int16 bits of 16-bit values, or q int8."""
     out, columns = layout.shape
     if layout.bits == 16:

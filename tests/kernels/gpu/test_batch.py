@@ -21,14 +21,35 @@ def two_four(rows: int, columns: int, dtype: torch.dtype, device: str = "cpu") -
 
 @pytest.mark.parametrize("rows", [1, 8, 9, 16, 17, 33, 64])
 @pytest.mark.parametrize("shape", [(4096, 4096), (11008, 4096), (4096, 11008), (64, 128), (130, 264)])
-def test_plans_fit_the_device(rows: int, shape: tuple[int, int]) -> None:
-    for plan in plans(rows, shape, *H100):
+@pytest.mark.parametrize(("device", "kib"), [((132, (9, 0)), 227), ((108, (8, 0)), 163), ((84, (8, 6)), 99)])
+def test_plans_fit_the_device(rows: int, shape: tuple[int, int], device: tuple[int, tuple[int, int]], kib: int) -> None:
+    found = plans(rows, shape, *device)
+    assert 1 <= len(found) <= 7
+    assert found[0] == plan_for(rows, shape, *device)
+    for plan in found:
         assert plan.x_tiles * 8 >= rows
-        assert plan.threads == 256
-        assert 1 <= plan.splits <= 8
-        assert plan.shared_bytes(16) <= 227 * 1024
+        assert plan.threads in {128, 256}
+        assert 1 <= plan.splits <= (8 if device[1] >= (9, 0) else 1)  # no clusters before
+        assert plan.early == (device[1] >= (9, 0))
+        assert plan.shared_bytes(16) <= kib * 1024
         assert Plan.parse(plan.name) == plan
-    assert plan_for(rows, shape, 108, (8, 0)).splits == 1  # no clusters there
+
+
+@pytest.mark.parametrize(
+    ("rows", "shape", "want"),
+    [
+        (8, (4096, 4096), Plan(1, 1, 8, ring=True, early=True)),
+        (1, (4096, 11008), Plan(1, 1, 8, stages=4, ring=True, early=True)),
+        (1, (11008, 4096), Plan(1, 1, 8, stages=2, ring=True, blocks=2, early=True)),
+        (16, (11008, 4096), Plan(2, 1, 8, ring=True, early=True)),
+        (32, (4096, 4096), Plan(4, 2, 4, ring=True, splits=2, early=True)),
+        (32, (11008, 4096), Plan(4, 2, 4, ring=True, early=True)),
+        (64, (4096, 11008), Plan(8, 2, 4, splits=2, early=True)),
+        (64, (11008, 4096), Plan(8, 2, 4, early=True)),
+    ],
+)
+def test_the_rule_takes_the_plans_that_were_fastest_on_an_h100(rows: int, shape: tuple[int, int], want: Plan) -> None:
+    assert plan_for(rows, shape, *H100) == want
 
 
 def test_a_name_that_is_no_plan_is_refused() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tailcut.errors import InputError
-from tailcut.kernels.gpu import scratch, step, step_reference
+from tailcut.kernels.gpu import dispatch, scratch, step, step_reference
 from tailcut.kernels.gpu.decode import Decoder, Operations
 from tailcut.kernels.gpu.llama import SHAPES, Architecture, read_architecture
 from tailcut.kernels.gpu.model import Activated, Linear, assemble, assemble_two_four, dense_linear
@@ -103,6 +103,30 @@ def test_a_two_four_model_gives_the_logits_of_its_own_dense_matrices(bits: int) 
     torch.testing.assert_close(got, want, rtol=0.05, atol=0.05)  # bfloat16 between layers: 2^-8 of values below 4, some
     sparse.step(), dense.step()
     torch.testing.assert_close(sparse.logits, dense.logits, rtol=0.05, atol=0.05)
+
+
+def test_tuning_times_each_shape_once_for_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[tuple[int, int], tuple[int, ...]]] = []
+    monkeypatch.setattr(dispatch, "tune", lambda layer, rows: asked.append((layer.shape, tuple(rows))))
+    weights = random_weights(SMALL, "cpu", torch.bfloat16, two_four=True)
+    assemble_two_four(weights)
+    assert asked == []
+    assemble_two_four(weights, tune=True, rows=4)
+    assert asked == [((64, 32), (4,)), ((32, 32), (4,)), ((128, 32), (4,)), ((32, 64), (4,))]
+
+
+def test_the_fused_gate_and_up_is_taken_where_the_one_row_kernel_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton", reason="triton comes with torch's CUDA wheels and with the dev extra on Linux")
+    weights = random_weights(SMALL, DEVICE, torch.float16, two_four=True)
+    fused, apart = assemble_two_four(weights).blocks[0].gate_up, assemble_two_four(weights).blocks[0].gate_up
+    assert isinstance(fused, Activated)
+    assert isinstance(apart, Activated)
+    x = torch.randn(1, 32, generator=torch.Generator().manual_seed(3)).half().to(DEVICE)
+    one = fused.apply(x)
+    monkeypatch.setattr(dispatch, "choose", lambda layer, rows: dispatch.Choice(rows, "dot", False, {}))
+    two = apart.apply(x)
+    # `one` is rounded to float16 once, `two` before silu(gate) * up as well
+    torch.testing.assert_close(one, two, rtol=4 * 2**-11, atol=1e-4)
 
 
 def test_places_are_named_and_a_fused_gate_and_up_is_used() -> None:

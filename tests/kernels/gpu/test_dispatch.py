@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tailcut.errors import InputError
 from tailcut.kernels.gpu import dispatch, tuned
+from tailcut.kernels.gpu import paths as ways
 from tailcut.kernels.gpu.bitmask_pack import pack_bitmask
 from tailcut.kernels.gpu.layer import Layer, make_layer
 from tailcut.kernels.gpu.paths import paths, rule, run_path
@@ -60,7 +61,26 @@ def test_the_rule(weight: Tensor) -> None:
     assert rule(Layer(tiles=tiles_from_dense(weight)), 100) == "expand"
     unstructured = Layer(bitmask=pack_bitmask(weight))
     assert [rule(unstructured, rows) for rows in (1, 8, 9)] == ["bitmask", "bitmask", "expand"]
+    beside = Layer(bitmask=pack_bitmask(weight), dense=weight)
+    assert [rule(beside, rows) for rows in (1, 2, 9)] == ["bitmask", "dense", "dense"]
     assert unstructured.kind.startswith("bitmask_16_")
+
+
+@pytest.mark.parametrize(
+    ("columns", "dense", "want"),
+    [
+        (4096, False, ["gemv", "tiles", "tiles", "tiles", "tiles", "expand"]),
+        (4096, True, ["gemv", "tiles", "tiles", "dense", "dense", "dense"]),
+        (4104, True, ["tiles", "tiles", "tiles", "dense", "dense", "dense"]),
+    ],
+)
+def test_the_rule_with_tiles(columns: int, dense: bool, want: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = two_four(8, columns)
+    layer = make_layer(pack_two_four(weight), dense=weight if dense else None)
+    real = ways.paths
+    # the tile kernel is only open on a GPU
+    monkeypatch.setattr(ways, "paths", lambda held, rows: (*real(held, rows), *(["tiles"] if rows <= 64 else [])))
+    assert [rule(layer, rows) for rows in (1, 2, 32, 33, 64, 65)] == want
 
 
 def test_tiles_and_bitmasks_are_expanded_for_many_rows(weight: Tensor) -> None:

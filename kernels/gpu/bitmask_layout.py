@@ -18,7 +18,7 @@ every lane has the same work, every load is coalesced, and the work is proportio
     order  int32 [slices * rows], matrix row of every place in a slice; `out` where there is none
 
 Bits a kept weight: b + 3.2, 4 or 5.33, and the pads, starts and row ends, against b + 1 / density of a bitmask. Rows of 4096
-columns in bfloat16 take 10 % more bytes than a bitmask at 50 %, 9 % more at 60 %, 7 % at 70 %, 3 % at 80 %, and 9 % fewer
+columns in bfloat16 take 10 % more bytes than a bitmask at 50 %, 9 % more at 60 %, 7 % at 70 %, 3 % at 80 %, and 8 % fewer
 at 90 %. Values and columns come back exactly, -0.0 and NaN included: only a weight whose bits are all zero is left out,
 and only pads have value bits 0.
 """

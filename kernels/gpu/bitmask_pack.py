@@ -19,8 +19,7 @@ from tailcut.kernels.gpu.bitmask_layout import GAP_BITS, NARROW, Bitmask, Group,
 from tailcut.kernels.gpu.layouts import ACTIVATIONS
 from tailcut.kernels.gpu.two_four_pack import to_torch
 
-ROWS: Final = 32
-SEGMENTS: Final = 16
+TILES: Final = {16: (16, 32), 8: (32, 32)}  # rows and segments of a slice, fastest on an H100 (4096 x 4096, 50 %)
 _LARGEST: Final = 127
 _PATTERNS: Final = {16: torch.int16, 8: torch.int8}  # value bits as integers
 
@@ -31,17 +30,20 @@ def pack_bitmask(
     dtype: torch.dtype | None = None,
     *,
     gap_bits: int | None = None,
-    rows: int = ROWS,
-    segments: int = SEGMENTS,
+    rows: int | None = None,
+    segments: int | None = None,
     name: str = "weight",
 ) -> Bitmask:
     """weight [out, in] or its bitmask -> Bitmask, on the weight's device.
 
     bits 16 keeps the weight's own dtype (bfloat16 or float16); 8 rounds any floating weight, and `dtype` is that of x
-    and y (the weight's where it is bfloat16 or float16, else bfloat16). gap_bits None: those that take fewest bytes.
+    and y (the weight's where it is bfloat16 or float16, else bfloat16). gap_bits None: those that take fewest bytes;
+    rows and segments None: TILES.
     """
     dense = to_torch(unpack(weight)) if isinstance(weight, Packed) else weight
     dtype = _checked_dtype(dense, bits, dtype, name)
+    tile = TILES.get(bits, (1, 1))
+    rows, segments = tile[0] if rows is None else rows, tile[1] if segments is None else segments
     check_form(bits, dtype, gap_bits or GAP_BITS[0], rows, segments)
     if bits == 16:
         return _pack(dense.contiguous(), None, bits, dtype, gap_bits, rows, segments, 0.0)

@@ -107,7 +107,7 @@ def test_8_bits_round_as_the_cpu_packages_do() -> None:
     assert layout.error == pytest.approx(float(difference))
 
 
-@pytest.mark.parametrize(("sparsity", "most"), [(0.5, 1.11), (0.6, 1.10), (0.7, 1.08), (0.8, 1.04), (0.9, 0.92)])
+@pytest.mark.parametrize(("sparsity", "most"), [(0.5, 1.11), (0.6, 1.10), (0.7, 1.08), (0.8, 1.04), (0.9, 0.93)])
 def test_bytes_against_a_bitmask(sparsity: float, most: float) -> None:
     """As the module says, for LLaMA-7B's rows."""
     weight = sparse(128, 4096, sparsity)

@@ -23,7 +23,7 @@ from tailcut.kernels.gpu.layer import Layer
 from tailcut.kernels.gpu.tiles import tiles_to_dense
 from tailcut.kernels.gpu.unstructured import bitmask_gemv
 
-BITMASK_ROWS: Final = 8  # of x: what its kernel takes while it reads the weights once
+BITMASK_ROWS: Final = 8  # of x, one after the other; above, writing the matrix out and multiplying densely is taken
 FEW_ROWS: Final = 64  # above, the rule takes a dense product even if the matrix must be expanded for it
 # what the rule takes, first to last; the limits are those of an H100's times
 TILES_ROWS: Final = 32  # up to here the tile kernel beat dense for every shape timed, at 64 rows it lost most
@@ -66,6 +66,8 @@ def candidates(layer: Layer, bucket: int) -> list[str]:
     for path in paths(layer, bucket):
         if path == "dot" and "tiles" in paths(layer, bucket):
             continue  # never faster, and slow to compile
+        if path == "expand" and layer.two_four is None and layer.tiles is None:
+            continue  # unpacking a bitmask waits for the GPU, which a CUDA graph cannot hold
         found += _tile_paths(layer, bucket) if path == "tiles" else [path]
     return found
 

@@ -28,9 +28,9 @@ def read_group(values, gaps, width, live, GAP_WORDS: tl.constexpr, VALUE_WORDS: 
     """The words of one group of every live lane, 0 elsewhere: gap words, then value words, `width` apart."""
     words = ()
     for n in tl.static_range(GAP_WORDS):
-        words += (tl.load(gaps + n * width, mask=live, other=0, eviction_policy="evict_first"),)
+        words += (tl.load(gaps + n * width, mask=live, other=0, eviction_policy="evict_first"),)  # type: ignore[assignment]
     for n in tl.static_range(VALUE_WORDS):
-        words += (tl.load(values + n * width, mask=live, other=0, eviction_policy="evict_first"),)
+        words += (tl.load(values + n * width, mask=live, other=0, eviction_policy="evict_first"),)  # type: ignore[assignment]
     return words
 
 

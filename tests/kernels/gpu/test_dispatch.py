@@ -12,7 +12,7 @@ from tailcut.kernels.gpu import dispatch, tuned
 from tailcut.kernels.gpu import paths as ways
 from tailcut.kernels.gpu.bitmask_pack import pack_bitmask
 from tailcut.kernels.gpu.layer import Layer, make_layer
-from tailcut.kernels.gpu.paths import paths, rule, run_path
+from tailcut.kernels.gpu.paths import candidates, paths, rule, run_path
 from tailcut.kernels.gpu.tiles import tiles_from_dense
 from tailcut.kernels.gpu.two_four_pack import pack_two_four
 
@@ -64,6 +64,8 @@ def test_the_rule(weight: Tensor) -> None:
     beside = Layer(bitmask=pack_bitmask(weight), dense=weight)
     assert [rule(beside, rows) for rows in (1, 2, 9)] == ["bitmask", "dense", "dense"]
     assert unstructured.kind.startswith("bitmask_16_")
+    assert [candidates(beside, rows) for rows in (8, 16)] == [["dense", "bitmask"], ["dense"]]
+    assert candidates(unstructured, 16) == []
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tailcut.errors import InputError
-from tailcut.kernels.gpu import dispatch, scratch, step, step_reference
+from tailcut.kernels.gpu import dispatch, scratch, step, step_reference, tuned
 from tailcut.kernels.gpu.decode import Decoder, Operations
 from tailcut.kernels.gpu.llama import SHAPES, Architecture, read_architecture
 from tailcut.kernels.gpu.model import Activated, Linear, assemble, assemble_two_four, dense_linear
@@ -101,8 +101,25 @@ def test_a_two_four_model_gives_the_logits_of_its_own_dense_matrices(bits: int) 
     sparse, dense = Decoder(assemble_two_four(weights, bits), 1, 32), Decoder(assemble(weights, rounded), 1, 32)
     got, want = sparse.prefill(prompt).clone(), dense.prefill(prompt).clone()
     torch.testing.assert_close(got, want, rtol=0.05, atol=0.05)  # bfloat16 between layers: 2^-8 of values below 4, some
-    sparse.step(), dense.step()
+    for decoder in (sparse, dense):
+        decoder.tokens.fill_(7)  # both go on with one token, whichever they chose
+        decoder.step()
     torch.testing.assert_close(sparse.logits, dense.logits, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.gpu
+def test_a_tuned_model_gives_the_logits_of_the_dense_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tuned.forget()
+    weights = random_weights(Architecture(256, 512, 2, 8, 2, 32, 500), "cuda", torch.bfloat16, two_four=True)
+    sparse, dense = Decoder(assemble_two_four(weights, tune=True), 1, 32), Decoder(assemble(weights), 1, 32)
+    for decoder in (sparse, dense):
+        decoder.prefill(prompt_of(1, 8))
+        decoder.tokens.fill_(7)  # both go on with one token, whichever they chose
+        decoder.step()
+    torch.testing.assert_close(sparse.logits, dense.logits, rtol=0.05, atol=0.05)  # as above
+    assert len(list((tmp_path / "tailcut" / "dispatch").iterdir())) == 1
+    tuned.forget()
 
 
 def test_tuning_times_each_shape_once_for_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,8 @@ _LEAST_CAPABILITY: Final = (8, 0)
 # Attention: numbers of keys that a program holds at once, all query heads together, and its warps; for one query head a key
 # head, and for several (H100, 512 positions: 10.7 us against 14.8 with 8192 at 7B's sizes, 16.0 against 18.0 with 4 warps at 8B's)
 _TILES: Final = (4096, 8192)
-_WARPS: Final = (4, 8)
+_ATTEND_WARPS: Final = (4, 8)
+_WARPS: Final = 4  # of the kernels that take one row each
 
 
 def embed_norm(table: Tensor, tokens: Tensor, position: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -76,7 +77,7 @@ def attend(qkv: Tensor, cache: Tensor, rotary: Tensor, position: Tensor, scratch
     sizes = {"GROUP": group, "GROUPS": groups, "D": head_dim, "WIDE": wide, "SPLITS": scratch.splits}
     several = int(groups > 1)
     block = max(8, min(64, _TILES[several] // (groups * wide)))
-    _launch("attend_kernel", (pairs, scratch.splits), arguments, qkv.device, _WARPS[several], BLOCK=block, **sizes)
+    _launch("attend_kernel", (pairs, scratch.splits), arguments, qkv.device, _ATTEND_WARPS[several], BLOCK=block, **sizes)
     return out
 
 

@@ -155,6 +155,7 @@ class GpuPlan:
     steps: int = 50  # timed decode steps a contender
     pool_bytes: int = 800_000_000  # distinct weights that one graph goes through: far beyond the L2 cache
     seed: int = 0
+    tune: bool = True  # False: the dispatch's rule decides, and times that earlier sessions kept
 
     def __post_init__(self) -> None:
         for out, columns in self.shapes:
@@ -196,7 +197,12 @@ def measure(plan: GpuPlan, report: Reporter = silent, launched: Launch | None = 
 
 def _products(worker: Worker, plan: GpuPlan, report: Reporter) -> list[Product]:
     found: list[Product] = []
-    settings: dict[str, Any] = {"rounds": plan.rounds, "pool_bytes": plan.pool_bytes, "seed": plan.seed}
+    settings: dict[str, Any] = {
+        "rounds": plan.rounds,
+        "pool_bytes": plan.pool_bytes,
+        "seed": plan.seed,
+        "tune": plan.tune,
+    }
     for done, shape in enumerate(plan.shapes):
         report("products", done, len(plan.shapes), f"{shape[0]} x {shape[1]}")
         body: dict[str, Any] = {"shape": list(shape), "rows": list(plan.rows), "contenders": list(plan.contenders)}
@@ -218,7 +224,12 @@ def _decodes(worker: Worker, plan: GpuPlan, report: Reporter) -> list[Decode]:
     for done, model in enumerate(plan.models):
         report("decode", done, len(plan.models), model)
         work: dict[str, Any] = {"model": model, "batch": plan.batch, "context": plan.context}
-        settings: dict[str, Any] = {"steps": plan.steps, "seed": plan.seed, "contenders": list(plan.decode_contenders)}
+        settings: dict[str, Any] = {
+            "steps": plan.steps,
+            "seed": plan.seed,
+            "tune": plan.tune,
+            "contenders": list(plan.decode_contenders),
+        }
         reply, _ = worker.ask("decode", **work, **settings)
         found += [Decode(**work, **{**entry, "ms": tuple(entry.get("ms", ()))}) for entry in reply["decodes"]]
     return found

@@ -40,6 +40,7 @@ def run(options: argparse.Namespace) -> GpuResult:
                 context=options.context,
                 batch=batch,
                 steps=options.steps,
+                tune=not options.no_tune,
             )
             results.append(measure(plan, report))
     copies = tuple(rate for result in results for rate in result.copy_gb_per_s)
@@ -59,6 +60,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     run_parser.add_argument("--batches", type=lambda text: [int(part) for part in text.split(",")], default=[1])
     run_parser.add_argument("--context", type=int, default=512)
     run_parser.add_argument("--steps", type=int, default=50)
+    run_parser.add_argument("--no-tune", action="store_true", help="let the dispatch's rule decide")
     run_parser.add_argument("-o", "--output", type=Path, default=OUTPUT)
     table = actions.add_parser("table", help="render the Markdown table of a result file")
     table.add_argument("output", type=Path)

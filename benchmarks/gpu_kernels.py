@@ -36,6 +36,7 @@ def plan_of(options: argparse.Namespace) -> GpuPlan:
         models=(),
         rounds=options.rounds,
         pool_bytes=options.pool_bytes,
+        tune=not options.no_tune,
     )
 
 
@@ -52,6 +53,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     run.add_argument("--contenders", type=lambda text: text.split(","), default=list(CONTENDERS))
     run.add_argument("--rounds", type=int, default=15)
     run.add_argument("--pool-bytes", type=int, default=800_000_000)
+    run.add_argument("--no-tune", action="store_true", help="let the dispatch's rule decide")
     run.add_argument("-o", "--output", type=Path, default=OUTPUT)
     table = actions.add_parser("table", help="render the Markdown tables of a result file")
     table.add_argument("output", type=Path)

@@ -45,6 +45,7 @@ class Made:
 
 
 Maker = Callable[[Tensor], Made]
+_state: Dict[str, Any] = {}
 
 
 def dense(weight: Tensor) -> Made:
@@ -76,11 +77,13 @@ def compiled(weight: Tensor) -> Made:
     )
 
 
+def tuning(wanted: bool) -> None:
+    """Whether the dispatch measures its paths, or takes its rule (and what was measured before)."""
+    _state["tune"] = wanted
+
+
 def _transposed_product(x: Tensor, weight: Tensor) -> Tensor:
     return torch.mm(x, weight.t())
-
-
-_state: Dict[str, Any] = {}
 
 
 def _gated_product(x: Tensor, weight: Tensor) -> Tensor:
@@ -112,8 +115,8 @@ def two_four(weight: Tensor, bits: int = 16, *, forms: str = "all") -> Made:
 def packed_two_four(cut: Tensor, bits: int, dtype: torch.dtype, forms: str) -> Made:
     """A matrix that is 2:4 already, through tailcut's dispatch; `dtype` is that of x.
 
-    forms: "all" keeps every form that the dispatch may choose from, a dense copy among them; "one" only the 2:4 form for one
-    row of x; "few" that and the one for a few rows. Rounding q * scale again gives the same q.
+    forms: "all" keeps every form that the dispatch may choose from, a dense copy among them; "sparse" those for one row and
+    for a few rows of x, as a decode loop does. Rounding q * scale again gives the same q.
     """
     from tailcut.kernels.gpu.layer import make_layer
     from tailcut.kernels.gpu.two_four_pack import pack_two_four, unpack_two_four
@@ -123,7 +126,7 @@ def packed_two_four(cut: Tensor, bits: int, dtype: torch.dtype, forms: str) -> M
     fits = cut.is_cuda and forms == "all" and bits == 16 and all(size % 16 == 0 for size in layout.shape)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that torch's class is a prototype
-        layer = make_layer(layout, dense=kept, tiles=forms != "one", cusparselt=fits)
+        layer = make_layer(layout, dense=kept, tiles=cut.is_cuda, cusparselt=fits)
     return _layer_product(layer, layout, None if bits == 16 else cut)
 
 
@@ -133,12 +136,12 @@ def _layer_product(layer: Layer, layout: TwoFour, exact: Tensor | None) -> Made:
     from tailcut.kernels.gpu.two_four_pack import unpack_two_four
 
     def gated(x: Tensor) -> Tensor:
-        if len(x) == 1:
+        if path(x) == "gemv":
             return two_four_gemv(x, layout, silu_pairs=True)
         return step.swiglu(dispatch.linear(x, layer))
 
     def ready(x: Tensor) -> None:
-        if layer.dense is not None and x.is_cuda:  # otherwise there is little to choose from
+        if x.is_cuda and _state.get("tune", True):
             dispatch.tune(layer, [len(x)])
 
     def path(x: Tensor) -> str:
@@ -190,7 +193,7 @@ def _bitmask_product(layer: Layer, layout: Bitmask, exact: Tensor | None) -> Mad
     from tailcut.kernels.gpu.bitmask_pack import unpack_bitmask
 
     def ready(x: Tensor) -> None:
-        if layer.dense is not None and x.is_cuda:
+        if x.is_cuda and _state.get("tune", True):
             dispatch.tune(layer, [len(x)])
 
     def path(x: Tensor) -> str:
@@ -302,10 +305,10 @@ _LEAN: Dict[str, Callable[[Tensor, str], Made]] = {
 }
 
 
-def for_decoding(name: str, batch: int) -> Maker:
-    """How a decode loop of so many rows holds its matrices: one form of each, and dense weights as they are."""
+def for_decoding(name: str) -> Maker:
+    """How a decode loop holds its matrices: without dense copies, and dense weights as they are."""
     if name == "dense":
         return dense
     if name in _LEAN:
-        return lambda weight: _LEAN[name](weight, "one" if batch == 1 else "few")
+        return lambda weight: _LEAN[name](weight, "sparse")
     return MAKERS[name]

@@ -123,10 +123,10 @@ def assemble(loaded: Loaded, engine: str, rows: int) -> Model:
 
 
 def _count(loaded: Loaded, made: contenders.Made, kind: str, x: Tensor) -> None:
-    made.apply(x)
+    made.ready(x)
     loaded.kinds[kind] += 1
     loaded.paths[made.path(x)] += 1
-    loaded.weight_bytes += made.weight_bytes
+    loaded.weight_bytes += made.bytes_for(x) if made.bytes_for else made.weight_bytes
 
 
 def _make(engine: str, weight: Tensor, bits: int, dtype: torch.dtype, dense: BestDense) -> tuple[contenders.Made, str]:
@@ -134,11 +134,9 @@ def _make(engine: str, weight: Tensor, bits: int, dtype: torch.dtype, dense: Bes
     if engine == "int4":
         return contenders.int4(weight.to(dtype)), "int4"
     sparse = engine in ("2:4", "cusparselt") and is_two_four(weight)
-    forms = "one" if dense.rows == 1 else "few"
     if sparse and engine == "2:4":
-        return contenders.packed_two_four(
-            weight if bits < 16 else weight.to(dtype), bits, dtype, forms
-        ), f"2:4, {bits} bits"
+        exact = weight if bits < 16 else weight.to(dtype)
+        return contenders.packed_two_four(exact, bits, dtype, "sparse"), f"2:4, {bits} bits"
     if sparse:
         return contenders.cusparselt(weight.to(dtype)), "2:4, 16 bits"
     return dense(weight.to(dtype)), "dense, 16 bits"

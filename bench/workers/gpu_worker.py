@@ -15,11 +15,11 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from tailcut.bench.workers import gpu_contenders as contenders
-    from tailcut.bench.workers import gpu_decode, wire
+    from tailcut.bench.workers import gpu_loops, wire
     from tailcut.bench.workers import gpu_timing as timing
 else:
     import gpu_contenders as contenders
-    import gpu_decode
+    import gpu_loops
     import gpu_timing as timing
     import wire
 
@@ -51,6 +51,7 @@ class Case:
 
 
 def product(body: Dict[str, Any], arrays: Dict[str, Any]) -> wire.Frame:
+    contenders.tuning(body["tune"])
     case = Case(body["shape"], body["seed"], body["pool_bytes"])
     found = measure_products(case, body["contenders"], body["rows"], body["rounds"])
     torch.cuda.empty_cache()
@@ -127,7 +128,8 @@ def reason_of(error: BaseException) -> str:
 
 
 def decode(body: Dict[str, Any], arrays: Dict[str, Any]) -> wire.Frame:
-    found = gpu_decode.measure(body)
+    contenders.tuning(body["tune"])
+    found = gpu_loops.measure(body)
     torch.cuda.empty_cache()
     return {"decodes": found}, {}
 

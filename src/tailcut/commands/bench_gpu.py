@@ -30,6 +30,7 @@ def command(
     batch: Annotated[int, typer.Option(help="Sequences decoded together.")] = 1,
     rounds: Annotated[int, typer.Option(help="Turns that each contender takes.")] = 15,
     steps: Annotated[int, typer.Option(help="Timed decode steps a contender.")] = 50,
+    tune: Annotated[bool, typer.Option(help="Measure the dispatch's paths first, or take its rule.")] = True,
     seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing result.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
@@ -55,6 +56,7 @@ def command(
         rounds=rounds,
         steps=steps,
         seed=seed,
+        tune=tune,
     )
     with console() as report:
         result = measure(plan, report)

@@ -6,6 +6,7 @@ Every contender gets its own matrices of the same model, all stay on the GPU, an
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Callable, Dict, List
 
@@ -62,15 +63,14 @@ def _seat(name: str, weights: Weights, batch: int, capacity: int) -> Seat:
     from tailcut.kernels.gpu.decode import Decoder
     from tailcut.kernels.gpu.model import Activated, assemble
 
-    seat = Seat(name)
-    x = torch.zeros(batch, weights.architecture.hidden, dtype=weights.dtype, device=weights.device)
+    seat, paths = Seat(name), Counter[str]()
 
     def make(place: str, weight: torch.Tensor) -> contenders.Made:
-        made = contenders.for_decoding(name, batch)(weight)
-        seat.weight_bytes += made.weight_bytes
-        if place == "layers.0.qkv":
-            made.apply(x)
-            seat.path = made.path(x)
+        made = contenders.for_decoding(name)(weight)
+        x = torch.zeros(batch, weight.shape[1], dtype=weight.dtype, device=weight.device)
+        made.ready(x)
+        seat.weight_bytes += made.bytes_for(x) if made.bytes_for else made.weight_bytes
+        paths[made.path(x)] += 1
         return made
 
     def gate_up(place: str, weight: torch.Tensor) -> contenders.Apply | Activated:
@@ -88,6 +88,7 @@ def _seat(name: str, weights: Weights, batch: int, capacity: int) -> Seat:
             )
             seat.decoder = Decoder(model, batch, capacity)
             seat.weight_bytes += weights.head.nbytes
+            seat.path = ", ".join(f"{path} {count}" for path, count in paths.most_common())
     except Exception as error:  # noqa: BLE001 - whatever a library raises is why it was not measured
         _give_up(seat, error)
     return seat

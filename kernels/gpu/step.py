@@ -77,7 +77,9 @@ def attend(qkv: Tensor, cache: Tensor, rotary: Tensor, position: Tensor, scratch
     sizes = {"GROUP": group, "GROUPS": groups, "D": head_dim, "WIDE": wide, "SPLITS": scratch.splits}
     several = int(groups > 1)
     block = max(8, min(64, _TILES[several] // (groups * wide)))
-    _launch("attend_kernel", (pairs, scratch.splits), arguments, qkv.device, _ATTEND_WARPS[several], BLOCK=block, **sizes)
+    _launch(
+        "attend_kernel", (pairs, scratch.splits), arguments, qkv.device, _ATTEND_WARPS[several], BLOCK=block, **sizes
+    )
     return out
 
 

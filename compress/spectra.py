@@ -14,7 +14,7 @@ import hashlib
 import logging
 import os
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,9 @@ import numpy.typing as npt
 from tailcut.bitmask import Array
 from tailcut.errors import InputError, MissingEnvironmentError
 from tailcut.files import write_file
+
+if TYPE_CHECKING:
+    import torch
 
 Eigenvalues = npt.NDArray[np.float64]
 FORMAT_VERSION: Final = 1  # of a cache entry; raise it when the computation changes
@@ -69,15 +72,26 @@ def _gram(weight: Array) -> Eigenvalues:
     return np.asarray(wide @ wide.T, np.float64)
 
 
-def _on_cuda(weight: Array) -> Eigenvalues:
+def _on_cuda(weight: Array, device: str = "cuda") -> Eigenvalues:
+    """By torch on `device`: the matrix goes there as it is stored, and is turned and widened there."""
     import torch
 
-    wide = weight if weight.shape[0] <= weight.shape[1] else weight.T
-    # torch cannot read numpy's bfloat16 (float32 holds every smaller float exactly) and warns of read-only views
-    host = np.array(wide, np.float64 if wide.dtype == np.float64 else np.float32, order="C")
-    matrix = torch.from_numpy(host).to("cuda", torch.float64)
-    values: Eigenvalues = torch.linalg.eigvalsh(matrix @ matrix.T).cpu().numpy()
+    matrix = _host_tensor(weight).to(device).to(torch.float64)
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    values: Eigenvalues = torch.linalg.eigvalsh(wide @ wide.T).cpu().numpy()
     return values
+
+
+def _host_tensor(weight: Array) -> "torch.Tensor":
+    """The matrix, or its transpose where that is how it lies (the spectrum is the same), with the bits it has."""
+    import torch
+
+    lying = weight.T if weight.flags.f_contiguous and not weight.flags.c_contiguous else weight
+    # copies: torch warns of read-only views. It cannot read numpy's bfloat16, but its bits
+    if lying.dtype.name == "bfloat16":
+        return torch.from_numpy(np.array(lying, order="C").view(np.int16)).view(torch.bfloat16)
+    known = lying.dtype in (np.float16, np.float32, np.float64)
+    return torch.from_numpy(np.array(lying, lying.dtype if known else np.float32, order="C"))
 
 
 def significant(eigenvalues: Eigenvalues) -> Eigenvalues:

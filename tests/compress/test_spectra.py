@@ -198,3 +198,16 @@ def test_gpu_agrees_with_cpu(dtype: type) -> None:
         cpu = gram_eigenvalues(weight)
         # both in float64: a few m eps l_max
         np.testing.assert_allclose(gram_eigenvalues(weight, "cuda"), cpu, rtol=0, atol=1e-12 * cpu[-1])
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("shape", [(24, 40), (40, 24)])
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64, ml_dtypes.float8_e4m3fn])
+def test_the_gpu_s_way_on_a_cpu(dtype: type, shape: tuple[int, int], turned: bool) -> None:
+    """Every stored dtype goes over with the bits it has, however it lies; float64 from there on."""
+    weight = gaussian(*shape).astype(dtype)
+    weight.flags.writeable = False
+    weight = weight.T if turned else weight
+    found = spectra._on_cuda(weight, "cpu")
+    want = gram_eigenvalues(weight)
+    np.testing.assert_allclose(found, want, rtol=0, atol=1e-12 * want[-1])

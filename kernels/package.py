@@ -76,11 +76,25 @@ def read_model(path: Path) -> onnx.ModelProto:
     try:
         if path.stat().st_size > _MAX_MODEL_BYTES:
             raise InputError(f"{path}: larger than 2 GiB, which no ONNX graph is; export the model again")
-        return onnx.load(path, load_external_data=False)
+        model = onnx.load(path, load_external_data=False)
     except OSError as error:
         raise InputError(f"{path}: cannot read the graph ({error.strerror}); export the model again") from error
     except DecodeError as error:
         raise InputError(f"{path}: not an ONNX file or damaged; export or copy it again") from error
+    if not _is_text(model):
+        raise InputError(f"{path}: a name in the graph is not text (UTF-8); it is damaged, export or copy it again")
+    return model
+
+
+def _is_text(message: Any) -> bool:  # noqa: ANN401 any protobuf message
+    """Whether every name is text: protobuf hands over as bytes what is not, and no code expects that."""
+    for field, value in message.ListFields():
+        if field.type not in (field.TYPE_STRING, field.TYPE_MESSAGE):
+            continue
+        entries = [value] if isinstance(value, str | bytes) or hasattr(value, "ListFields") else value
+        if not all(isinstance(e, str) if field.type == field.TYPE_STRING else _is_text(e) for e in entries):
+            return False
+    return True
 
 
 def locate(tensor: onnx.TensorProto, directory: Path) -> Place:

@@ -152,6 +152,15 @@ def test_garbage_graph_and_wrong_kind(copy: Path) -> None:
         load_session(copy)
 
 
+def test_names_that_are_not_text_are_refused(copy: Path) -> None:
+    graph = copy / "model.onnx"
+    content = graph.read_bytes()
+    at = content.index(b"model.onnx.data")
+    graph.write_bytes(content[:at] + b"\xff" + content[at + 1 :])
+    with pytest.raises(InputError, match="not text"):
+        load_session(copy)
+
+
 def test_a_graph_onnxruntime_refuses(copy: Path) -> None:
     def unknown(model: onnx.ModelProto) -> None:
         model.graph.node[0].op_type = "NoSuchOperator"

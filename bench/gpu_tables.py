@@ -46,7 +46,7 @@ def _product(result: GpuResult, found: Product) -> tuple[str, ...]:
         sqnr += f" ({found.weights_sqnr_db:.0f} with the weights' rounding)"
     return (
         *start,
-        found.path,
+        short_path(found.path),
         f"{found.median_us:.2f}",
         f"{found.gb_per_s:.0f}",
         f"{found.gb_per_s / result.bandwidth:.0%}",
@@ -54,6 +54,11 @@ def _product(result: GpuResult, found: Product) -> tuple[str, ...]:
         _times(result.ceiling(found)),
         sqnr,
     )
+
+
+def short_path(path: str) -> str:
+    """A path without its settings, which are in the result file."""
+    return path.partition(":")[0]
 
 
 def _means(result: GpuResult, rows: int) -> str:
@@ -91,7 +96,7 @@ def _crossing(result: GpuResult, shape: tuple[int, int], rows: int, name: str) -
     found = result.product(shape, rows, name)
     if found is None or (ratio := result.speedup(found)) is None:
         return ""
-    return f"{ratio:.2f}x ({found.path})" if found.path else f"{ratio:.2f}x"
+    return f"{ratio:.2f}x ({short_path(found.path)})" if found.path else f"{ratio:.2f}x"
 
 
 def decode_table(result: GpuResult) -> str:

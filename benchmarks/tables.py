@@ -11,6 +11,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,13 @@ def gpu_products() -> str:
 
 def gpu_crossover() -> str:
     """Speedup over dense at every number of rows of x, and the path taken."""
-    return gpu_tables.crossover_table(codec.load(GpuResult, RESULTS / "gpu_kernels.json"))
+    result, more = codec.load(GpuResult, RESULTS / "gpu_kernels.json"), RESULTS / "gpu_kernels_rows.json"
+    if more.is_file():  # a session of its own for the numbers of rows; every ratio is within one session
+        rows = codec.load(GpuResult, more)
+        shapes, names = {p.shape for p in rows.products}, {p.contender for p in rows.products}
+        single = (p for p in result.products if p.shape in shapes and p.contender in names)
+        result = replace(rows, products=(*single, *rows.products))
+    return gpu_tables.crossover_table(result)
 
 
 def gpu_decode() -> str:

@@ -177,7 +177,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     actions = parser.add_subparsers(dest="action", required=True)
     run_parser = actions.add_parser("run", help="measure")
     run_parser.add_argument("--kinds", type=lambda text: text.split(","), default=["i8", "f32", "i4", "bf16"])
-    run_parser.add_argument("--shapes", type=_shapes, default=SHAPES, metavar="OUTxIN,…")
+    run_parser.add_argument("--shapes", type=shapes_of, default=SHAPES, metavar="OUTxIN,…")
     run_parser.add_argument("--sparsities", type=lambda text: [float(p) for p in text.split(",")], default=SPARSITIES)
     run_parser.add_argument("--threads", type=lambda text: [int(part) for part in text.split(",")], default=[1, 2])
     run_parser.add_argument("--rounds", type=int, default=12)
@@ -190,7 +190,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _shapes(text: str) -> list[tuple[int, int]]:
+def shapes_of(text: str) -> list[tuple[int, int]]:
     pairs = (part.split("x") for part in text.split(","))
     return [(int(out), int(inputs)) for out, inputs in pairs]
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
-from cpu_kernels import parts  # beside this script
+from cpu_kernels import parts, shapes_of  # beside this script
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from tailcut.bench.lock import machine_lock
@@ -230,7 +230,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     actions = parser.add_subparsers(dest="action", required=True)
     action = actions.add_parser("run", help="measure")
     action.add_argument("--kinds", type=lambda text: text.split(","), default=["f32", "i8", "i4"])
-    action.add_argument("--shapes", type=_shapes, default=SHAPES, metavar="OUTxIN,…")
+    action.add_argument("--shapes", type=shapes_of, default=SHAPES, metavar="OUTxIN,…")
     action.add_argument("--sparsities", type=lambda text: [float(p) for p in text.split(",")], default=[0.5, 0.8])
     action.add_argument("--rows", type=lambda text: [int(part) for part in text.split(",")], default=list(ROWS))
     action.add_argument("--threads", type=int, default=2)
@@ -241,11 +241,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     table = actions.add_parser("table", help="render the Markdown table of a result file")
     table.add_argument("output", type=Path)
     return parser.parse_args(arguments)
-
-
-def _shapes(text: str) -> list[tuple[int, int]]:
-    pairs = (part.split("x") for part in text.split(","))
-    return [(int(out), int(inputs)) for out, inputs in pairs]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

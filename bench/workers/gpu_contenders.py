@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Dict
 
 import torch
@@ -136,16 +137,9 @@ def _layer_product(layer: Layer, layout: TwoFour, exact: Tensor | None) -> Made:
     from tailcut.kernels.gpu.two_four_pack import unpack_two_four
 
     def gated(x: Tensor) -> Tensor:
-        if path(x) == "gemv":
+        if _path(layer, x) == "gemv":
             return two_four_gemv(x, layout, silu_pairs=True)
         return step.swiglu(dispatch.linear(x, layer))
-
-    def ready(x: Tensor) -> None:
-        if x.is_cuda and _state.get("tune", True):
-            dispatch.tune(layer, [len(x)])
-
-    def path(x: Tensor) -> str:
-        return dispatch.choose(layer, len(x)).path
 
     return Made(
         lambda x: dispatch.linear(x, layer),
@@ -153,11 +147,25 @@ def _layer_product(layer: Layer, layout: TwoFour, exact: Tensor | None) -> Made:
         lambda: unpack_two_four(layout),
         again=lambda: _layer_product(_copied(layer), _copied(layout), exact),
         exact=None if exact is None else lambda: exact,
-        path=path,
-        ready=ready,
-        bytes_for=lambda x: _layer_bytes(layer, layout.nbytes, path(x)),
+        path=partial(_path, layer),
+        ready=partial(_ready, layer),
+        bytes_for=lambda x: _layer_bytes(layer, layout.nbytes, _path(layer, x)),
         gated=gated,
     )
+
+
+def _ready(layer: Layer, x: Tensor) -> None:
+    """Measure the paths for as many rows, unless the rule is to be taken."""
+    from tailcut.kernels.gpu import dispatch
+
+    if x.is_cuda and _state.get("tune", True):
+        dispatch.tune(layer, [len(x)])
+
+
+def _path(layer: Layer, x: Tensor) -> str:
+    from tailcut.kernels.gpu import dispatch
+
+    return dispatch.choose(layer, len(x)).path
 
 
 def _layer_bytes(layer: Layer, packed: int, path: str) -> int:
@@ -192,22 +200,15 @@ def _bitmask_product(layer: Layer, layout: Bitmask, exact: Tensor | None) -> Mad
     from tailcut.kernels.gpu import dispatch
     from tailcut.kernels.gpu.bitmask_pack import unpack_bitmask
 
-    def ready(x: Tensor) -> None:
-        if x.is_cuda and _state.get("tune", True):
-            dispatch.tune(layer, [len(x)])
-
-    def path(x: Tensor) -> str:
-        return dispatch.choose(layer, len(x)).path
-
     return Made(
         lambda x: dispatch.linear(x, layer),
         layout.nbytes,
         lambda: unpack_bitmask(layout),
         again=lambda: _bitmask_product(_copied(layer), _copied(layout), exact),
         exact=None if exact is None else lambda: exact,
-        path=path,
-        ready=ready,
-        bytes_for=lambda x: _layer_bytes(layer, layout.nbytes, path(x)),
+        path=partial(_path, layer),
+        ready=partial(_ready, layer),
+        bytes_for=lambda x: _layer_bytes(layer, layout.nbytes, _path(layer, x)),
     )
 
 

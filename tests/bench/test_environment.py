@@ -83,9 +83,11 @@ def test_every_engine_keeps_the_contract(name: str, tmp_path: Path) -> None:
     assert reason is None or (isinstance(reason, str) and len(reason) > 10)
     assert Path(engine.where()).name.startswith("python")
     assert isinstance(engine.LICENCE, str)
-    # engines that quantise differ from float32 by what rounding costs; logits of another function differ by 1 and more
-    quantises = name.endswith(("-int8", "-int4", "-q8", "-q4"))
-    assert 0 <= engine.TOLERANCE < (1.0 if quantises else 1e-3)
+    on_gpu = name.startswith("torch-")
+    # engines that quantise, or compute in bfloat16 (GPU), differ from float32 by what rounding costs; logits of another
+    # function differ by 1 and more
+    rounds = on_gpu or name.endswith(("-int8", "-int4", "-q8", "-q4"))
+    assert 0 <= engine.TOLERANCE < (1.0 if rounds else 1e-3)
     work = Workload(threads=1)
     package = tmp_path / "package"
     package.mkdir()
@@ -93,7 +95,7 @@ def test_every_engine_keeps_the_contract(name: str, tmp_path: Path) -> None:
     for phase in ("prefill", "decode"):
         launch = engine.launch(package, phase, work)
         assert launch.script.is_file()
-        assert launch.settings["threads"] == 1
+        assert on_gpu or launch.settings["threads"] == 1
         assert len(launch.settings["cpus"]) == 1
         assert json.dumps(dict(launch.settings))
     assert not engine.engagement({}, zeros=10).proven  # no evidence proves nothing

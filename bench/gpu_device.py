@@ -7,10 +7,11 @@ import ctypes
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
+
+from tailcut.bench.machine import versions_of
 
 LEAST_CAPABILITY: Final = (8, 0)  # bfloat16 and 2:4 on tensor cores
 _LIBRARY: Final = "libcuda.so.1"
@@ -114,18 +115,8 @@ def describe_gpu() -> Mapping[str, Any]:
         "processors": gpu.processors,
         "driver": _driver_version(),
         "driver_cuda": gpu.driver_cuda,
-        "versions": package_versions(),
+        "versions": versions_of(_PACKAGES),
     }
-
-
-def package_versions() -> dict[str, str]:
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _driver_version() -> str:

@@ -4,6 +4,7 @@ import hashlib
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def describe_machine() -> Machine:
     cores, logical = len(physical_cpus()), len(usable_cpus())
     ram = int(psutil.virtual_memory().total)
     lines = [cpu, *isa, str(cores), str(logical), str(round(ram / 1e9))]
-    versions = {"tailcut": __version__, "python": platform.python_version()} | _versions()
+    versions = {"tailcut": __version__, "python": platform.python_version()} | versions_of(_PACKAGES)
     return Machine(
         cpu=cpu,
         isa=isa,
@@ -106,9 +107,10 @@ def _text(path: Path) -> str | None:
         return None
 
 
-def _versions() -> dict[str, str]:
+def versions_of(names: Iterable[str]) -> dict[str, str]:
+    """Versions of those packages that are installed."""
     found = {}
-    for name in _PACKAGES:
+    for name in names:
         try:
             found[name] = version(name)
         except PackageNotFoundError:

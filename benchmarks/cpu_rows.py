@@ -52,10 +52,6 @@ class Setting:
     kind: str
     sparsity: float
 
-    @property
-    def name(self) -> str:
-        return f"{self.engine} {self.kind} {self.sparsity:.2f}"
-
 
 def bytes_of(setting: Setting, shape: tuple[int, int]) -> float:
     kept = BITS[setting.kind] * (1 - setting.sparsity) + bool(setting.sparsity)

@@ -12,6 +12,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from cpu_kernels import shapes_of  # beside this script
+
 from tailcut import codec
 from tailcut.bench.gpu import CONTENDERS, DENSE, ROWS, SHAPES, GpuPlan, GpuResult, measure
 from tailcut.bench.gpu_tables import render
@@ -48,7 +50,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     actions = parser.add_subparsers(dest="action", required=True)
     run = actions.add_parser("run", help="measure")
-    run.add_argument("--shapes", type=_shapes, default=list(SHAPES), metavar="OUTxIN,…")
+    run.add_argument("--shapes", type=shapes_of, default=list(SHAPES), metavar="OUTxIN,…")
     run.add_argument("--rows", type=lambda text: [int(part) for part in text.split(",")], default=list(ROWS))
     run.add_argument("--contenders", type=lambda text: text.split(","), default=list(CONTENDERS))
     run.add_argument("--rounds", type=int, default=15)
@@ -58,11 +60,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     table = actions.add_parser("table", help="render the Markdown tables of a result file")
     table.add_argument("output", type=Path)
     return parser.parse_args(arguments)
-
-
-def _shapes(text: str) -> list[tuple[int, int]]:
-    pairs = (part.split("x") for part in text.split(","))
-    return [(int(out), int(inputs)) for out, inputs in pairs]
 
 
 if __name__ == "__main__":

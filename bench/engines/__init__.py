@@ -56,6 +56,21 @@ class Engine(Protocol):
 _SPELT: Final = {"torch-cuda-24": "torch-cuda-2:4"}  # a file's name has no colon
 
 
+def counted(evidence: Mapping[str, Any], zeros: int, *, idle: str, what: str) -> Engagement:
+    """The proof of a worker that says whether sparse kernels ran and counts the zeros of what they read.
+
+    idle: what to say of a worker whose kernels did not run; what: what became of the zeros, "zeros left out".
+    """
+    seen = int(evidence.get("zeros_seen") or 0)
+    if zeros == 0:
+        return Engagement(False, "the sparse package has no zeros that its manifest knows of")
+    if evidence.get("sparse_kernel") is not True:
+        return Engagement(False, f"{idle}: {evidence.get('kernels')}")
+    if seen < zeros:
+        return Engagement(False, f"the package's matrices hold {seen} zeros, the manifest promises {zeros}")
+    return Engagement(True, f"{evidence.get('kernels')}; {seen} {what} ({zeros} promised)")
+
+
 def names() -> tuple[str, ...]:
     return tuple(_SPELT.get(name, name) for name in plugins.names(__name__))
 

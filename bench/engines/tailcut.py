@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import onnx
 
-from tailcut.bench.engines import Phase, onnxruntime
+from tailcut.bench.engines import Phase, counted, onnxruntime
 from tailcut.bench.machine import pinned_cpus
 from tailcut.bench.worker import SCRIPTS, Launch
 from tailcut.kernels import library
@@ -71,11 +71,4 @@ def refuse(evidence: Mapping[str, Any]) -> str | None:
 
 
 def engagement(evidence: Mapping[str, Any], zeros: int) -> Engagement:
-    seen = int(evidence.get("zeros_seen") or 0)
-    if zeros == 0:
-        return Engagement(False, "the sparse package has no zeros that its manifest knows of")
-    if evidence.get("sparse_kernel") is not True:
-        return Engagement(False, f"no sparse kernel ran for a token: {evidence.get('kernels')}")
-    if seen < zeros:
-        return Engagement(False, f"the package's matrices hold {seen} zeros, the manifest promises {zeros}")
-    return Engagement(True, f"{evidence.get('kernels')}; {seen} zeros left out ({zeros} promised)")
+    return counted(evidence, zeros, idle="no sparse kernel ran for a token", what="zeros left out")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from tailcut.bench.engines import Phase, torch_cuda_dense
+from tailcut.bench.engines import Phase, counted, torch_cuda_dense
 from tailcut.bench.package_weights import not_two_four
 from tailcut.bench.worker import Launch
 from tailcut.results import Engagement, Workload
@@ -33,11 +33,4 @@ def launch(package: Path, phase: Phase, workload: Workload) -> Launch:
 
 
 def engagement(evidence: Mapping[str, Any], zeros: int) -> Engagement:
-    seen = int(evidence.get("zeros_seen") or 0)
-    if zeros == 0:
-        return Engagement(False, "the sparse package has no zeros that its manifest knows of")
-    if evidence.get("sparse_kernel") is not True:
-        return Engagement(False, f"no matrix ran as 2:4: {evidence.get('kernels')}")
-    if seen < zeros:
-        return Engagement(False, f"the package's matrices hold {seen} zeros, the manifest promises {zeros}")
-    return Engagement(True, f"{evidence.get('kernels')}; {seen} zeros ({zeros} promised)")
+    return counted(evidence, zeros, idle="no matrix ran as 2:4", what="zeros")

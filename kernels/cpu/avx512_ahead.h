@@ -39,5 +39,29 @@ class Ahead {
 // The start of a place, which nobody has asked for yet.
 inline void ask_for_start(const Matrix& w, int64_t row) { prefetch_lines(w.data + w.row_start[row], kNear); }
 
+// Rows of W taken at once for m rows of x, each from another place.
+constexpr int rows_at_once(int m) { return m == 1 ? kStreams : m <= 4 ? 2 : 1; }
+
+// Rows [row0, row1) of W by `dot.rows<R, M>(row, apart)`, which takes rows row, row + apart, … (R of them).
+template <int M, class Dot>
+inline void dot_rows(const Dot& dot, int64_t row0, int64_t row1) {
+  constexpr int kRows = rows_at_once(M);
+  const int64_t apart = (row1 - row0) / kRows;
+  for (int r = 0; r < kRows && apart; ++r) ask_for_start(dot.w, row0 + r * apart);
+  for (int64_t row = row0; row < row0 + apart; ++row) dot.template rows<kRows, M>(row, apart);
+  for (int64_t row = row0 + kRows * apart; row < row1; ++row) dot.template rows<1, M>(row, 0);
+}
+
+// The same for the number of rows of x that was compiled for dot.m of them.
+template <class Dot>
+void few_rows(const Dot& dot, int64_t row0, int64_t row1) {
+  switch (avx512::padded_rows(dot.m)) {
+    case 1: return dot_rows<1>(dot, row0, row1);
+    case 2: return dot_rows<2>(dot, row0, row1);
+    case 4: return dot_rows<4>(dot, row0, row1);
+    default: return dot_rows<8>(dot, row0, row1);
+  }
+}
+
 }  // namespace
 }  // namespace tailcut

@@ -8,9 +8,6 @@
 namespace tailcut {
 namespace {
 
-// Rows of W taken at once, each from another place.
-constexpr int rows_at_once(int m) { return m == 1 ? kStreams : m <= 4 ? 2 : 1; }
-
 // One group (kBlocks blocks of 64 columns) of a row of W against M rows of x; `weight_scales` are those of the row.
 template <int kBlocks, int M, class Weights>
 inline void dot_group(const Matrix& w, Weights& reader, const uint8_t* x, int64_t g, const float* weight_scales,
@@ -33,51 +30,39 @@ inline void dot_group(const Matrix& w, Weights& reader, const uint8_t* x, int64_
   }
 }
 
-// Rows row, row + apart, … (R of them) against M rows of x.
-template <class Weights, int R, int M>
-inline void dot_row(const Matrix& w, const Ahead& ahead, const uint8_t* x, int64_t m, float* y, int64_t ldy, int64_t row,
-                    int64_t apart) {
-  const int64_t scales = Weights::group_scales ? w.groups : 1;  // a row
-  Weights readers[R];
-  Floats acc[R][M];
-  TAILCUT_UNROLL for (int r = 0; r < R; ++r) {
-    readers[r] = Weights(w, row + r * apart);
-    TAILCUT_UNROLL for (int i = 0; i < M; ++i) acc[r][i] = zeros();
-  }
-  const int64_t whole = w.blocks / 2;
-  for (int64_t g = 0; g < whole; ++g) {
+template <class Weights>
+struct Dot {
+  const Matrix& w;
+  Ahead ahead;
+  const uint8_t* x;
+  int64_t m;
+  float* y;
+  int64_t ldy;
+
+  template <int R, int M>
+  inline void rows(int64_t row, int64_t apart) const {
+    const int64_t scales = Weights::group_scales ? w.groups : 1;  // a row
+    Weights readers[R];
+    Floats acc[R][M];
     TAILCUT_UNROLL for (int r = 0; r < R; ++r) {
-      ahead.ask(readers[r]);
-      dot_group<2, M>(w, readers[r], x, g, w.scales + (row + r * apart) * scales, acc[r]);
+      readers[r] = Weights(w, row + r * apart);
+      TAILCUT_UNROLL for (int i = 0; i < M; ++i) acc[r][i] = zeros();
+    }
+    const int64_t whole = w.blocks / 2;
+    for (int64_t g = 0; g < whole; ++g) {
+      TAILCUT_UNROLL for (int r = 0; r < R; ++r) {
+        ahead.ask(readers[r]);
+        dot_group<2, M>(w, readers[r], x, g, w.scales + (row + r * apart) * scales, acc[r]);
+      }
+    }
+    TAILCUT_UNROLL for (int r = 0; r < R; ++r) {
+      const int64_t at = row + r * apart;
+      if (w.blocks % 2) dot_group<1, M>(w, readers[r], x, whole, w.scales + at * scales, acc[r]);
+      TAILCUT_UNROLL for (int i = 0; i < M; ++i)
+          if (i < m) y[i * ldy + at] = Weights::group_scales ? sum(acc[r][i]) : sum(acc[r][i]) * w.scales[at];
     }
   }
-  TAILCUT_UNROLL for (int r = 0; r < R; ++r) {
-    const int64_t at = row + r * apart;
-    if (w.blocks % 2) dot_group<1, M>(w, readers[r], x, whole, w.scales + at * scales, acc[r]);
-    TAILCUT_UNROLL for (int i = 0; i < M; ++i)
-        if (i < m) y[i * ldy + at] = Weights::group_scales ? sum(acc[r][i]) : sum(acc[r][i]) * w.scales[at];
-  }
-}
-
-template <class Weights, int M>
-void dot_rows(const Matrix& w, const uint8_t* x, int64_t m, float* y, int64_t ldy, int64_t row0, int64_t row1) {
-  constexpr int kRows = rows_at_once(M);
-  const int64_t apart = (row1 - row0) / kRows;
-  const Ahead ahead(w, (w.blocks + 1) / 2);
-  for (int r = 0; r < kRows && apart; ++r) ask_for_start(w, row0 + r * apart);
-  for (int64_t row = row0; row < row0 + apart; ++row) dot_row<Weights, kRows, M>(w, ahead, x, m, y, ldy, row, apart);
-  for (int64_t row = row0 + kRows * apart; row < row1; ++row) dot_row<Weights, 1, M>(w, ahead, x, m, y, ldy, row, 0);
-}
-
-template <class Weights>
-void few_rows(const Matrix& w, const uint8_t* x, int64_t m, float* y, int64_t ldy, int64_t row0, int64_t row1) {
-  switch (avx512::padded_rows(m)) {
-    case 1: return dot_rows<Weights, 1>(w, x, m, y, ldy, row0, row1);
-    case 2: return dot_rows<Weights, 2>(w, x, m, y, ldy, row0, row1);
-    case 4: return dot_rows<Weights, 4>(w, x, m, y, ldy, row0, row1);
-    default: return dot_rows<Weights, 8>(w, x, m, y, ldy, row0, row1);
-  }
-}
+};
 
 // VPDPBUSD over a stretch: eight rows of W, four columns of a row broadcast at a time, against one or two tiles of x.
 struct DotProduct {
@@ -136,7 +121,7 @@ void avx512::integer_compute(const Matrix& w, const uint8_t* scratch, int64_t m,
                              int64_t row1) {
   with_weights(w, [&](auto weights) {
     using Weights = decltype(weights);
-    if (m <= kFewRows) few_rows<Weights>(w, scratch, m, y, ldy, row0, row1);
+    if (m <= kFewRows) few_rows(Dot<Weights>{w, Ahead(w, (w.blocks + 1) / 2), scratch, m, y, ldy}, row0, row1);
     else multiply_panels<Weights, DotProduct>(w, scratch, m, y, ldy, row0, row1);
   });
 }

@@ -62,9 +62,9 @@ def rule(layer: Layer, rows: int) -> str:
 
 def candidates(layer: Layer, bucket: int) -> list[str]:
     """Paths worth timing; the tile kernel once a plan, as tiles:PLAN."""
-    found = []
-    for path in paths(layer, bucket):
-        if path == "dot" and "tiles" in paths(layer, bucket):
+    open_to, found = paths(layer, bucket), []
+    for path in open_to:
+        if path == "dot" and "tiles" in open_to:
             continue  # never faster, and slow to compile
         if path == "expand" and layer.two_four is None and layer.tiles is None:
             continue  # unpacking a bitmask waits for the GPU, which a CUDA graph cannot hold

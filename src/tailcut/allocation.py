@@ -7,6 +7,7 @@ Module names (`model.layers.0.mlp.up_proj`), never positions, join these values 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -86,12 +87,23 @@ class LayerPlan:
 
 @dataclass(frozen=True, slots=True)
 class LayerScore:
-    """One prunable matrix. `values` maps a metric's name to its value; `block` is the decoder block's index."""
+    """One prunable matrix. `values` maps a metric's name to its value; `block` is the decoder block's index.
+
+    `curves` maps a name to a function of the matrix's weights read off at equal steps of the fraction 0 … 1:
+    `magnitude` is the quantiles of |W| at 0, 1/1024, …, 1, `wanda` those of |W| * ||x||.
+    """
 
     name: str
     block: int
     shape: tuple[int, int]  # [out features, in features]
     values: Mapping[str, float]
+    curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for key, curve in self.curves.items():
+            if len(curve) < 2:
+                raise InputError(f"{self.name}: the curve {key} has {len(curve)} points, at least 2 are needed")
+            _require_finite(curve, f"{self.name}: the curve {key}")
 
     @property
     def parameters(self) -> int:
@@ -100,17 +112,42 @@ class LayerScore:
 
 @dataclass(frozen=True, slots=True)
 class LayerScores:
-    """All prunable matrices of a model, in model order, and how they were measured."""
+    """All prunable matrices of a model, in model order, and how they were measured.
+
+    `pairs` maps a name to a symmetric matrix between the layers, rows and columns in the order of `layers`:
+    `als` is how redundant the inputs of two matrices are, `als.block` the same for the inputs of their blocks.
+    """
 
     __pydantic_config__: ClassVar = FORBID_EXTRA
     model: str  # fingerprint of the weights that were measured
     layers: tuple[LayerScore, ...]
     total_parameters: int  # whole model, tied weights once
     measured: Mapping[str, str] = field(default_factory=dict)  # tool version, device, precision, …
+    pairs: Mapping[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len({layer.name for layer in self.layers}) != len(self.layers):
             raise InputError("layer scores name a module twice")
+        for key, rows in self.pairs.items():
+            self._require_square(key, rows)
+
+    def _require_square(self, key: str, rows: tuple[tuple[float, ...], ...]) -> None:
+        size = len(self.layers)
+        lengths = {len(row) for row in rows}
+        if len(rows) != size or not lengths <= {size}:
+            got = f"{len(rows)} rows of {'/'.join(map(str, sorted(lengths)))}"
+            raise InputError(f"layer scores: the pairs {key} are {got}, expected {size} x {size} as there are layers")
+        for index, row in enumerate(rows):
+            _require_finite(row, f"layer scores: row {index} of the pairs {key}")
+            uneven = next((other for other in range(index) if rows[other][index] != row[other]), None)
+            if uneven is not None:
+                raise InputError(f"layer scores: the pairs {key} are not symmetric at {uneven}, {index}; measure again")
+
+
+def _require_finite(numbers: tuple[float, ...], what: str) -> None:
+    wrong = next((number for number in numbers if not isfinite(number)), None)
+    if wrong is not None:
+        raise InputError(f"{what} holds {wrong}; measure the model again")
 
 
 @dataclass(frozen=True, slots=True)

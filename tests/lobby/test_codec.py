@@ -35,6 +35,39 @@ def test_scores_round_trip_through_a_file(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["s.json"]
 
 
+SIZES = st.integers(0, 4)
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+CURVES = st.dictionaries(st.text(max_size=8), st.lists(NUMBERS, min_size=2, max_size=9).map(tuple), max_size=2)
+
+
+@st.composite
+def scores_with_curves_and_pairs(draw: st.DrawFn) -> LayerScores:
+    layers = tuple(LayerScore(f"m{i}", i, (2, 3), {"a": draw(NUMBERS)}, draw(CURVES)) for i in range(draw(SIZES)))
+    half = {(i, j): draw(NUMBERS) for i in range(len(layers)) for j in range(i, len(layers))}
+    rows = tuple(tuple(half[min(i, j), max(i, j)] for j in range(len(layers))) for i in range(len(layers)))
+    return LayerScores("f00", layers, 6, {}, draw(st.sampled_from([{}, {"als": rows}])))
+
+
+@given(scores_with_curves_and_pairs())
+def test_curves_and_pairs_round_trip_exactly(scores: LayerScores) -> None:
+    assert codec.from_json(LayerScores, codec.to_json(scores)) == scores
+
+
+def test_scores_written_before_curves_and_pairs_are_read() -> None:
+    body = json.loads(codec.to_json(LayerScores("f00", (LayerScore("m", 0, (4, 8), {"alpha": 3.25}),), 99)))
+    del body["pairs"], body["layers"][0]["curves"]
+    read = codec.from_json(LayerScores, json.dumps(body))
+    assert (read.pairs, read.layers[0].curves) == ({}, {})
+
+
+def test_bad_pairs_in_a_file_are_one_sentence() -> None:
+    body = json.loads(codec.to_json(LayerScores("f00", (LayerScore("m", 0, (4, 8), {}),), 99)))
+    body["pairs"] = {"als": [[1.0, 0.5]]}
+    with pytest.raises(InputError, match=r"pairs als are 1 rows of 2, expected 1 x 1") as caught:
+        codec.from_json(LayerScores, json.dumps(body))
+    assert "\n" not in str(caught.value)
+
+
 def text_of(**changes: object) -> str:
     """An empty allocation's JSON with some keys changed."""
     return json.dumps(json.loads(codec.to_json(Allocation({}, {}))) | changes)
@@ -70,9 +103,19 @@ def test_missing_file_is_one_sentence(tmp_path: Path) -> None:
         codec.load(Allocation, tmp_path / "nothing.json")
 
 
+def two(**pairs: tuple[tuple[float, ...], ...]) -> LayerScores:
+    return LayerScores("f00", tuple(LayerScore(name, 0, (1, 1), {}) for name in "ab"), 2, {}, pairs)
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
+        (lambda: LayerScore("q", 0, (1, 1), {}, {"wanda": (0.0, float("nan"))}), "q: the curve wanda holds nan"),
+        (lambda: LayerScore("q", 0, (1, 1), {}, {"wanda": (1.0,)}), "q: the curve wanda has 1 points, at least 2"),
+        (lambda: two(als=((1.0, 0.5), (0.5, float("inf")))), "row 1 of the pairs als holds inf"),
+        (lambda: two(als=((1.0, 0.5),)), "pairs als are 1 rows of 2, expected 2 x 2"),
+        (lambda: two(als=((1.0,), (0.5, 1.0))), "pairs als are 2 rows of 1/2, expected 2 x 2"),
+        (lambda: two(als=((1.0, 0.5), (0.4, 1.0))), "pairs als are not symmetric at 0, 1"),
         (lambda: Budget(1.2), r"sparsity must be in \[0, 1\), got 1\.2; it is a fraction"),
         (lambda: Budget(-0.1), "got -0.1"),
         (lambda: Budget(float("nan")), "got nan"),

@@ -1,7 +1,9 @@
 """From scores and a budget to a plan for every matrix: pure arithmetic, one file an allocator.
 
 Every allocator keeps: the parameter-weighted budget (exact but for float64 rounding), every sparsity in
-[0, cap], the same plan for the same scores whatever their order, and JSON-ready provenance.
+[0, cap], the same plan for the same scores whatever their order, and JSON-ready provenance. A file whose plans
+come in whole units (groups of N:M, whole matrices) says so with the constant `STEPS = True`: it meets the budget
+to the nearest unit and has property tests of its own.
 """
 
 from dataclasses import dataclass

@@ -16,16 +16,14 @@ Granularity:
             this reading is ours.
 """
 
-from collections.abc import Mapping
-from typing import Final, cast
+from typing import Final
 
 import numpy as np
 
-from tailcut import plugins
 from tailcut.allocation import Allocation, Budget, LayerScore, LayerScores
 from tailcut.compress.allocators import Settings
 from tailcut.compress.allocators._budget import Vector, ordered, origin, plan, water_fill
-from tailcut.compress.metrics import Metric
+from tailcut.compress.allocators._values import linear_map, members, metric_values, parameter_counts
 from tailcut.errors import InputError
 
 # global sparsity -> tau: near what the authors' scripts use for 70 % and above; at 50 % gains vanish and a
@@ -39,9 +37,9 @@ def allocate(scores: LayerScores, budget: Budget, settings: Settings) -> Allocat
     layers = ordered(scores)
     tau = default_tau(budget.sparsity) if settings.tau is None else settings.tau
     metric = settings.metric.replace("-", "_")
-    values = _metric_values(layers, metric)
+    values = metric_values(layers, metric)
     if settings.granularity == "matrix":
-        sparsities = _spread(values, _parameters(layers), budget.sparsity, budget.cap, tau)
+        sparsities = _spread(values, parameter_counts(layers), budget.sparsity, budget.cap, tau)
     else:
         sparsities = _by_block(layers, values, budget, tau, mixed=settings.granularity == "mixed")
     by_name = {layer.name: float(sparsity) for layer, sparsity in zip(layers, sparsities, strict=True)}
@@ -57,7 +55,7 @@ def default_tau(sparsity: float) -> float:
 
 def block_means(layers: tuple[LayerScore, ...], values: Vector) -> dict[int, float]:
     """Decoder block -> unweighted mean of its matrices' values [layers]."""
-    return {block: float(values[indices].mean()) for block, indices in _members(layers).items()}
+    return {block: float(values[indices].mean()) for block, indices in members(layers).items()}
 
 
 def _refuse_pattern(budget: Budget) -> None:
@@ -68,55 +66,19 @@ def _refuse_pattern(budget: Budget) -> None:
         )
 
 
-def _metric_values(layers: tuple[LayerScore, ...], name: str) -> Vector:
-    """Values of a known metric [layers], signed so that larger means "prune more", and clamped."""
-    metric = cast(Metric, plugins.load("tailcut.compress.metrics", name))
-    values = np.array([_value(layer, name) for layer in layers])
-    return np.asarray(np.minimum(values, metric.LARGEST) * metric.SIGN, np.float64)
-
-
-def _value(layer: LayerScore, name: str) -> float:
-    value = layer.values.get(name)
-    if value is None:
-        known = ", ".join(key for key in layer.values if "." not in key) or "nothing"
-        raise InputError(f"{layer.name}: no value of {name} (measured: {known}); run tailcut measure --metric {name}")
-    if not np.isfinite(value):
-        raise InputError(f"{layer.name}: {name} is {value}; measure the model again")
-    return value
-
-
-def _parameters(layers: tuple[LayerScore, ...]) -> Vector:
-    return np.array([layer.parameters for layer in layers], np.float64)
-
-
-def _members(layers: tuple[LayerScore, ...]) -> Mapping[int, list[int]]:
-    members: dict[int, list[int]] = {}
-    for index, layer in enumerate(layers):
-        members.setdefault(layer.block, []).append(index)
-    return dict(sorted(members.items()))
-
-
-def _map(values: Vector, tau: float) -> Vector:
-    """Equation 3's linear map [units] -> [1 - tau, 1 + tau]; 1 everywhere if all values are equal."""
-    low, span = values.min(), np.ptp(values)
-    if span == 0.0:
-        return np.ones_like(values)
-    return np.asarray((values - low) / span * 2.0 * tau + (1.0 - tau), np.float64)
-
-
 def _spread(values: Vector, parameters: Vector, sparsity: float, cap: float, tau: float) -> Vector:
-    return water_fill(_map(values, tau), parameters, sparsity, cap)
+    return water_fill(linear_map(values, tau), parameters, sparsity, cap)
 
 
 def _by_block(layers: tuple[LayerScore, ...], values: Vector, budget: Budget, tau: float, *, mixed: bool) -> Vector:
     """Sparsity of each layer [layers] when blocks, not matrices, compete for the budget."""
-    parameters, members = _parameters(layers), _members(layers)
+    parameters, blocks = parameter_counts(layers), members(layers)
     means = np.array(list(block_means(layers, values).values()))
-    sizes = np.array([parameters[indices].sum() for indices in members.values()])
+    sizes = np.array([parameters[indices].sum() for indices in blocks.values()])
     per_block = _spread(means, sizes, budget.sparsity, budget.cap, tau)
-    proportions = _map(values, tau) if mixed else np.ones_like(values)
+    proportions = linear_map(values, tau) if mixed else np.ones_like(values)
     result = np.empty_like(values)
-    for sparsity, indices in zip(per_block, members.values(), strict=True):
+    for sparsity, indices in zip(per_block, blocks.values(), strict=True):
         if mixed:
             result[indices] = water_fill(proportions[indices], parameters[indices], float(sparsity), budget.cap)
         else:

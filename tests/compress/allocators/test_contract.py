@@ -16,12 +16,16 @@ from tailcut.allocation import NM, Allocation, Budget, LayerScore, LayerScores
 from tailcut.compress.allocators import Allocator, Granularity, Settings
 from tailcut.errors import InputError
 
-ALLOCATORS = plugins.names("tailcut.compress.allocators")
+FOLDER = "tailcut.compress.allocators"
+ALLOCATORS = plugins.names(FOLDER)
+# those with STEPS meet a budget only to the nearest unit: tests/compress/allocators/test_steps.py holds them
+EXACT = tuple(name for name in ALLOCATORS if not getattr(plugins.load(FOLDER, name), "STEPS", False))
 METRICS = tuple(name.replace("-", "_") for name in plugins.names("tailcut.compress.metrics"))
 
 # a busy machine is no failure: no time limit an example
 unhurried = hypothesis.settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 every_allocator = pytest.mark.parametrize("name", ALLOCATORS)
+exact_allocator = pytest.mark.parametrize("name", EXACT)
 
 
 def allocator(name: str) -> Allocator:
@@ -67,7 +71,7 @@ def test_the_issue_s_allocators_are_there() -> None:
     assert {"alpha", "uniform"} <= set(ALLOCATORS)
 
 
-@every_allocator
+@exact_allocator
 @unhurried
 @given(scores=layer_scores(), budget=budgets(), settings=all_settings)
 def test_budget_is_met_and_no_layer_passes_the_cap(
@@ -81,7 +85,7 @@ def test_budget_is_met_and_no_layer_passes_the_cap(
     assert allocation.sparsity(parameters) == pytest.approx(budget.sparsity, abs=1e-12)
 
 
-@every_allocator
+@exact_allocator
 @unhurried
 @given(scores=layer_scores(), budget=budgets(), settings=all_settings, random=st.randoms())
 def test_same_scores_in_any_order_give_the_same_plan(
@@ -96,7 +100,7 @@ def test_same_scores_in_any_order_give_the_same_plan(
     assert other.provenance == first.provenance
 
 
-@every_allocator
+@exact_allocator
 @unhurried
 @given(scores=layer_scores(), budget=budgets(), settings=all_settings)
 def test_json_round_trip_and_provenance(name: str, scores: LayerScores, budget: Budget, settings: Settings) -> None:
@@ -109,7 +113,7 @@ def test_json_round_trip_and_provenance(name: str, scores: LayerScores, budget: 
     assert float(said["cap"]) == budget.cap
 
 
-@every_allocator
+@exact_allocator
 @unhurried
 @given(scores=layer_scores())
 def test_a_pattern_is_met_or_refused_with_advice(name: str, scores: LayerScores) -> None:

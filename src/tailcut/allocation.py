@@ -5,10 +5,11 @@ The global sparsity counts the prunable linears inside the decoder blocks, weigh
 Module names (`model.layers.0.mlp.up_proj`), never positions, join these values with a model.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import isfinite
-from typing import Annotated, ClassVar, Literal
+from math import isfinite, lcm
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field
 
@@ -60,6 +61,16 @@ class NM:
     @property
     def sparsity(self) -> float:
         return 1.0 - self.keep / self.block
+
+    def implies(self, other: "NM") -> bool:
+        """Whether every row that obeys this pattern also obeys `other`: 2:8 and 1:4 imply 2:4, 4:8 and 3:8 do not.
+
+        The worst row puts its kept weights where a group of `other` overlaps the groups of this one.
+        """
+        windows = range(0, lcm(self.block, other.block), other.block)
+        overlaps = (Counter(place // self.block for place in range(at, at + other.block)) for at in windows)
+        fullest = max(sum(min(self.keep, size) for size in sizes.values()) for sizes in overlaps)
+        return fullest <= other.keep
 
     def __str__(self) -> str:
         return f"{self.keep}:{self.block}"
@@ -152,11 +163,18 @@ def _require_finite(numbers: tuple[float, ...], what: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How much to cut: the global sparsity, the most any one matrix may lose, and an optional N:M pattern."""
+    """How much to cut: the global sparsity, the most any one matrix may lose, and an optional N:M pattern.
+
+    `bits` is the mean number of bits a weight over the same matrices, of which each takes one of `bit_choices`;
+    None leaves the stored precision. `speedup` asks for a decode speed over dense instead of a sparsity (latency).
+    """
 
     sparsity: float
     cap: float = 0.99
     pattern: NM | None = None
+    bits: float | None = None
+    bit_choices: tuple[Bits, ...] = (8, 4, 3, 2)
+    speedup: float | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.sparsity < 1.0:
@@ -167,6 +185,17 @@ class Budget:
             raise InputError(
                 f"a global sparsity of {self.sparsity} cannot be met when no layer may pass the cap of {self.cap}"
             )
+        self._require_bits()
+        if self.speedup is not None and not (isfinite(self.speedup) and self.speedup >= 1.0):
+            raise InputError(f"speedup must be at least 1 (2 is twice the dense speed), got {self.speedup}")
+
+    def _require_bits(self) -> None:
+        known = get_args(Bits)
+        if not self.bit_choices or not set(self.bit_choices) <= set(known):
+            raise InputError(f"bit choices must be some of {known}, got {self.bit_choices}")
+        least, most = min(self.bit_choices), max(self.bit_choices)
+        if self.bits is not None and not least <= self.bits <= most:
+            raise InputError(f"{self.bits} bits a weight on average cannot be made of {least} to {most} bits")
 
 
 @dataclass(frozen=True, slots=True)

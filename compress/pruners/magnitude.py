@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tailcut.allocation import Dense, Pattern
 from tailcut.compress.masks import removal_mask
+from tailcut.compress.pruners._given import finite_weight
 from tailcut.compress.statistics import Needs, Statistics
 
 NEEDS: Final[Needs] = "nothing"
@@ -19,4 +20,4 @@ def prune(weight: Tensor, pattern: Pattern, stats: Statistics) -> Tensor:
     """weight [out, in] float32 -> weight with the pattern's share of smallest magnitudes zeroed."""
     if isinstance(pattern, Dense):
         return weight
-    return weight.masked_fill(removal_mask(weight.abs(), pattern, per_row=False), 0.0)
+    return weight.masked_fill(removal_mask(finite_weight(weight).abs(), pattern, per_row=False), 0.0)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tailcut.allocation import Dense, Pattern
 from tailcut.compress.masks import removal_mask
+from tailcut.compress.pruners._given import energy_of, finite_weight
 from tailcut.compress.statistics import Needs, Statistics
 
 NEEDS: Final[Needs] = "norms"
@@ -24,6 +25,5 @@ def prune(weight: Tensor, pattern: Pattern, stats: Statistics) -> Tensor:
     """weight [out, in] float32 with `stats.energy` [in] -> the masked weight."""
     if isinstance(pattern, Dense):
         return weight
-    if stats.energy is None:
-        raise ValueError("wanda needs the energy of its inputs (NEEDS = 'norms')")
-    return weight.masked_fill(removal_mask(importance(weight, stats.energy), pattern, per_row=True), 0.0)
+    score = importance(finite_weight(weight), energy_of(stats))
+    return weight.masked_fill(removal_mask(score, pattern, per_row=True), 0.0)

@@ -23,6 +23,32 @@ def test_energy_and_hessian_equal_the_direct_formulas() -> None:
     assert torch.allclose(got.hessian.double(), 2 / 8 * tokens.T @ tokens, atol=5e-6 * float(tokens.square().sum()))
 
 
+def test_moments_equal_the_direct_formulas_however_the_text_is_batched() -> None:
+    split, whole = Accumulator(6, "moments"), Accumulator(6, "moments")
+    for batch in batches():
+        split.add(batch + 3.0, len(batch))
+    tokens = torch.cat([batch + 3.0 for batch in batches()])
+    whole.add(tokens, 8)
+    got, same = split.result(), whole.result()
+    assert got.total is not None
+    assert got.variance is not None
+    assert same.variance is not None
+    direct = tokens.flatten(0, 1).double()
+    # float64 sums of float32 squares: 2^-24 of the mean square, ten times the variance here
+    assert torch.allclose(got.variance.double(), direct.var(0, unbiased=False), rtol=2e-6)
+    assert torch.allclose(got.total.double(), direct.sum(0) / 8, rtol=1e-7)
+    assert torch.allclose(got.variance, same.variance, rtol=1e-6)  # the same squares, added in another order
+    assert got.hessian is None
+
+
+def test_a_constant_input_has_no_variance() -> None:
+    sums = Accumulator(1, "moments")
+    sums.add(torch.full((2, 50, 1), 1 / 3), 2)
+    variance = sums.result().variance
+    assert variance is not None
+    assert 0.0 <= float(variance) < 1e-7
+
+
 def test_duplicated_calibration_data_changes_nothing() -> None:
     once, twice = Accumulator(6, "norms"), Accumulator(6, "norms")
     for batch in batches():

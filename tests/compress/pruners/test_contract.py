@@ -1,5 +1,6 @@
 """Every file of compress/pruners keeps the same contract."""
 
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from tailcut import plugins
 from tailcut.allocation import NM, Dense, Pattern, Unstructured
 from tailcut.compress.masks import require_plan
 from tailcut.compress.statistics import Accumulator, Statistics
+from tailcut.errors import InputError
 
 PRUNERS = plugins.names("tailcut.compress.pruners")
 PATTERNS = [Unstructured(0.3), Unstructured(0.5), Unstructured(0.77), NM(2, 4), NM(4, 8), NM(1, 4)]
@@ -31,8 +33,14 @@ def problem(pruner: Any, *, levels: int | None = None, columns: int = 48) -> tup
     return weight, sums.result()
 
 
-def test_the_three_pruners_are_there() -> None:
-    assert set(PRUNERS) == {"magnitude", "sparsegpt", "wanda"}
+def collected(stats: Statistics) -> dict[str, torch.Tensor]:
+    """The tensors that the pruner asked for."""
+    found = {field.name: getattr(stats, field.name) for field in fields(stats)}
+    return {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
+
+
+def test_the_pruners_are_there() -> None:
+    assert set(PRUNERS) == {"alps", "dsnot", "magnitude", "ria", "sparsegpt", "wanda", "wanda-variant"}
 
 
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
@@ -60,13 +68,10 @@ def test_full_sparsity_leaves_nothing(pruner: Any) -> None:
 def test_the_input_is_not_modified(pruner: Any, pattern: Pattern) -> None:
     weight, stats = problem(pruner)
     before = weight.clone()
-    sums = [t.clone() for t in (stats.energy, stats.hessian) if t is not None]
+    sums = {name: value.clone() for name, value in collected(stats).items()}
     pruner.prune(weight, pattern, stats)
     assert torch.equal(weight, before)
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(sums, [t for t in (stats.energy, stats.hessian) if t is not None], strict=True)
-    )
+    assert all(torch.equal(value, sums[name]) for name, value in collected(stats).items())
 
 
 @pytest.mark.parametrize("pattern", [Unstructured(0.5), NM(2, 4)], ids=str)
@@ -75,18 +80,67 @@ def test_deterministic(pruner: Any, pattern: Pattern) -> None:
     assert torch.equal(pruner.prune(weight, pattern, stats), pruner.prune(weight.clone(), pattern, stats))
 
 
+@pytest.mark.parametrize("shape", [(1, 4), (3, 4), (5, 12), (17, 132), (2, 260)], ids=str)
+@pytest.mark.parametrize("pattern", [Unstructured(0.31), NM(2, 4), NM(1, 4), NM(3, 4)], ids=str)
+def test_odd_shapes(pruner: Any, pattern: Pattern, shape: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(2)
+    weight, sums = torch.randn(shape, generator=generator), Accumulator(shape[1], pruner.NEEDS)
+    sums.add(torch.randn(3, 7, shape[1], generator=generator) + 0.5, 3)  # fewer tokens than most have inputs
+    pruned = pruner.prune(weight, pattern, sums.result())
+    require_plan("matrix", weight, pruned, pattern)
+    assert torch.isfinite(pruned).all()
+
+
 def test_dead_inputs_lose_their_weights_first_and_nothing_fails(pruner: Any) -> None:
     weight, stats = problem(pruner)
-    energy = None if stats.energy is None else stats.energy.clone()
-    hessian = None if stats.hessian is None else stats.hessian.clone()
-    if energy is not None:
-        energy[5] = 0.0
-    if hessian is not None:
-        hessian[5, :] = hessian[:, 5] = 0.0
-    pruned = pruner.prune(weight, Unstructured(0.5), Statistics(energy, hessian))
+    sums = {name: value.clone() for name, value in collected(stats).items()}
+    for value in sums.values():
+        value[5] = 0.0
+        if value.ndim == 2:
+            value[:, 5] = 0.0
+    pruned = pruner.prune(weight, Unstructured(0.5), Statistics(**sums))
     require_plan("matrix", weight, pruned, Unstructured(0.5))
     if pruner.NEEDS != "nothing":
         assert (pruned[:, 5] == 0).all()
+
+
+@pytest.mark.parametrize("pattern", [Unstructured(0.5), NM(2, 4)], ids=str)
+def test_inputs_that_are_all_silent(pruner: Any, pattern: Pattern) -> None:
+    weight, _ = problem(pruner)
+    sums = Accumulator(weight.shape[1], pruner.NEEDS)
+    sums.add(torch.zeros(2, 8, weight.shape[1]), 2)
+    pruned = pruner.prune(weight, pattern, sums.result())
+    require_plan("matrix", weight, pruned, pattern)
+    assert torch.isfinite(pruned).all()
+
+
+@pytest.mark.parametrize("pattern", [Unstructured(0.5), NM(2, 4)], ids=str)
+def test_weights_that_are_all_zero_stay_so(pruner: Any, pattern: Pattern) -> None:
+    weight, stats = problem(pruner)
+    assert not pruner.prune(torch.zeros_like(weight), pattern, stats).any()
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf], ids=str)
+def test_what_is_not_finite_is_refused_in_a_sentence(pruner: Any, value: float) -> None:
+    weight, stats = problem(pruner)
+    broken = weight.clone()
+    broken[3, 4] = value
+    with pytest.raises(InputError, match="weights are not finite"):
+        pruner.prune(broken, Unstructured(0.5), stats)
+    sums = {name: tensor.clone() for name, tensor in collected(stats).items()}
+    for tensor in sums.values():
+        tensor[2] = value
+    if sums:
+        with pytest.raises(InputError, match="activations are not finite"):
+            pruner.prune(weight, Unstructured(0.5), Statistics(**sums))
+
+
+def test_missing_statistics_are_named(pruner: Any) -> None:
+    if pruner.NEEDS == "nothing":
+        assert pruner.prune(torch.ones(2, 4), Unstructured(0.5), Statistics()).any()
+    else:
+        with pytest.raises(ValueError, match=f"NEEDS = '{pruner.NEEDS}'"):
+            pruner.prune(torch.ones(2, 4), Unstructured(0.5), Statistics())
 
 
 def test_a_transposed_view_is_as_good_as_a_copy(pruner: Any) -> None:

@@ -1,13 +1,15 @@
 // The AMX table: tiles for i8, i4 and bf16 with several rows of x, AVX-512 for all else.
 #include "amx.h"
 
+#include "avx512.h"
+
 namespace tailcut {
 
 #if defined(TAILCUT_EMULATE) || (defined(__AMX_INT8__) && defined(__AMX_BF16__) && defined(__AVX512VBMI2__))
 namespace {
 
 bool integer_tiles(const Matrix& w, int64_t m) {
-  return (w.kind == Kind::i8 || w.kind == Kind::i4) && m >= amx::kIntegerRows;
+  return (w.kind == Kind::i8 || w.kind == Kind::i4) && m >= amx::kIntegerRows && !avx512::by_slots(w, m);
 }
 bool bfloat_tiles(const Matrix& w, int64_t m) {
   return w.kind == Kind::bf16 && w.format != Format::index && m >= amx::kBfloatRows;

@@ -4,7 +4,7 @@
 
 #if defined(TAILCUT_EMULATE) || (defined(__AMX_INT8__) && defined(__AVX512VNNI__))
 #include "amx_tiles.h"
-#include "avx512_panels.h"
+#include "avx512_slots_panel.h"
 
 namespace tailcut {
 namespace {
@@ -88,7 +88,7 @@ void amx::integer_prepare(const Matrix& w, const float* x, int64_t m, int64_t fi
 void amx::integer_compute(const Matrix& w, const uint8_t* scratch, int64_t m, float* y, int64_t ldy, int64_t row0,
                           int64_t row1) {
   const Tiles configured;
-  with_weights(w, [&](auto weights) {
+  with_panel_weights(w, [&](auto weights) {
     multiply_panels<decltype(weights), TileProduct>(w, scratch, m, y, ldy, row0, row1);
   });
 }

@@ -4,6 +4,7 @@
 #if defined(TAILCUT_EMULATE) || (defined(__AVX512VBMI2__) && defined(__AVX512VNNI__))
 #include "avx512_ahead.h"
 #include "avx512_panels.h"
+#include "avx512_slots_panel.h"
 
 namespace tailcut {
 namespace {
@@ -119,10 +120,12 @@ void avx512::integer_prepare(const Matrix& w, const float* x, int64_t m, int64_t
 
 void avx512::integer_compute(const Matrix& w, const uint8_t* scratch, int64_t m, float* y, int64_t ldy, int64_t row0,
                              int64_t row1) {
-  with_weights(w, [&](auto weights) {
-    using Weights = decltype(weights);
-    if (m <= kFewRows) few_rows(Dot<Weights>{w, Ahead(w, (w.blocks + 1) / 2), scratch, m, y, ldy}, row0, row1);
-    else multiply_panels<Weights, DotProduct>(w, scratch, m, y, ldy, row0, row1);
+  if (m <= kFewRows)
+    return with_weights(w, [&](auto weights) {
+      few_rows(Dot<decltype(weights)>{w, Ahead(w, (w.blocks + 1) / 2), scratch, m, y, ldy}, row0, row1);
+    });
+  with_panel_weights(w, [&](auto weights) {
+    multiply_panels<decltype(weights), DotProduct>(w, scratch, m, y, ldy, row0, row1);
   });
 }
 

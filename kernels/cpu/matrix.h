@@ -10,7 +10,7 @@
 //             each 64-column block starting at a whole byte.
 //   dense     per row: cols values, padded with zeros to 64 columns (i8: bytes, i4: nibbles as above).
 //   index     f32, f16, bf16 only, see index.h. Cheaper than bitmask when hardly anything is left.
-//   slots     i8 and i4, see slots.h. For processors without a byte expand instruction.
+//   slots     i8 and i4, see slots.h (AVX2) and slots512.h (AVX-512).
 //
 // i8 bytes are w when `signed_bytes`, else w + 128 (what VPDPBUSD wants as its unsigned side).
 // Activations of i8 and i4 matrices are quantised to int8 in groups of kGroup columns (symmetric, round to nearest

@@ -128,20 +128,22 @@ bool dense_is_better(const Source& s, const Counted& c, Isa isa) {
   return isa == Isa::avx2 && value_bits(s.kind) <= 8 && (all - c.nonzeros) * 100 < all * percent;
 }
 
-// *slots is set where it chooses slots.
-Format automatic_format(const Source& s, const Counted& c, Isa isa, int64_t* slots) {
+bool wide_slots(Isa isa) { return isa == Isa::avx512 || isa == Isa::amx; }
+
+// *plan is set where it chooses slots.
+Format automatic_format(const Source& s, const Counted& c, Isa isa, SlotsPlan* plan) {
   const int64_t all = s.rows * s.cols, bits = value_bits(s.kind);
   if (!s.mask || c.nonzeros * bits + all >= all * bits || dense_is_better(s, c, isa)) return Format::dense;
-  if (bits >= 16 && index_is_better(s, c, isa)) return Format::index;
-  if (bits <= 8 && isa == Isa::avx2 && (*slots = slots_if_better(s, c))) return Format::slots;
-  return Format::bitmask;
+  if (bits >= 16) return index_is_better(s, c, isa) ? Format::index : Format::bitmask;
+  if (wide_slots(isa)) return best_format512(s, c, plan);
+  return isa == Isa::avx2 && (plan->places = slots_if_better(s, c)) ? Format::slots : Format::bitmask;
 }
 
 bool known(Isa isa, Format format, Kind kind, std::string* error) {
   const bool floats = value_bits(kind) >= 16;
   if (isa_available(isa) && (format == Format::dense || format == Format::bitmask)) return true;
   if (isa_available(isa) && format == Format::index && floats) return true;
-  if (isa_available(isa) && format == Format::slots && !floats && isa == Isa::avx2) return true;
+  if (isa_available(isa) && format == Format::slots && !floats && isa != Isa::portable) return true;
   *error = isa_available(isa) ? "this format does not exist for these values on this instruction set"
                               : std::string("this processor does not run ") + isa_name(isa);
   return false;
@@ -199,14 +201,15 @@ std::unique_ptr<Matrix> pack(const Source& source, Isa isa, Format format, std::
   Counted counted;
   if (!check(source, &counted, error)) return nullptr;
   if (isa == Isa::automatic) isa = best_isa();
-  int64_t slots = 0;
-  if (format == Format::automatic) format = automatic_format(source, counted, isa, &slots);
+  SlotsPlan plan;
+  if (format == Format::automatic) format = automatic_format(source, counted, isa, &plan);
   if (!known(isa, format, source.kind, error)) return nullptr;
   std::unique_ptr<Matrix> w = unfilled(source, counted, isa, format);
   const Packing p{source, counted, packing_threads(source.rows * source.cols), w.get()};
   const bool done = format == Format::index   ? pack_index(p, error)
-                    : format == Format::slots ? pack_slots(p, slots, error)
-                                              : pack_rows(p, error);
+                    : format != Format::slots ? pack_rows(p, error)
+                    : wide_slots(isa)         ? pack_slots512(p, plan, error)
+                                              : pack_slots(p, plan.places, error);
   return done ? std::move(w) : nullptr;
 }
 

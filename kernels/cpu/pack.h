@@ -50,6 +50,15 @@ void add_up(std::vector<uint64_t>* starts);
 // row_start, scales and memory of *p.w. Where the records are to be written, or null and a sentence: no memory.
 uint8_t* allocate(const Packing& p, const std::vector<uint64_t>& starts, std::string* error);
 
+// How slots are laid out for AVX-512 (slots512.h): places a window, pairs of layers that all rows are in, and the least
+// number of other pairs a group has (a number that rarely changes is a jump that is rarely guessed wrong).
+struct SlotsPlan {
+  int64_t places = 0;
+  int64_t full = 0;
+  int64_t partial = 0;
+  bool made = false;
+};
+
 // Formats with packers of their own. Each fills data, data_bytes, row_start, scales and memory of *p.w.
 bool index_is_better(const Source& s, const Counted& c, Isa isa);
 bool pack_index(const Packing& p, std::string* error);
@@ -57,5 +66,9 @@ bool pack_index(const Packing& p, std::string* error);
 // choose.
 int64_t slots_if_better(const Source& s, const Counted& c);
 bool pack_slots(const Packing& p, int64_t slots, std::string* error);
+// The fastest of dense, bitmask and slots on AVX-512, and the plan if it is slots; pack_slots512 makes its own plan if it
+// is given none.
+Format best_format512(const Source& s, const Counted& c, SlotsPlan* plan);
+bool pack_slots512(const Packing& p, SlotsPlan plan, std::string* error);
 
 }  // namespace tailcut

@@ -1,9 +1,10 @@
-// The format `slots` of i8 and i4 matrices, for processors that cannot expand bytes by a mask in one instruction.
+// The format `slots` of i8 and i4 matrices as AVX2 reads it (AVX-512 has slots512.h).
 //
-// Expanding a mask costs AVX2 about ten cycles a 64 columns however little is left. Here activations are looked up for
-// the weights that are left instead: VPSHUFB picks from 16 activations by 4-bit column numbers. 16 rows are worked on
-// together. Each has S places in every window of 16 columns; what does not fit goes to places that may name any of the
-// group's 128 columns (`wide`, looked up in eight steps), and what still does not fit to a list.
+// Without an instruction that expands bytes by a mask, expanding costs AVX2 about ten cycles a 64 columns however little
+// is left. Here activations are looked up for the weights that are left instead: VPSHUFB picks from 16 activations by
+// 4-bit column numbers. 16 rows are worked on together. Each has S places in every window of 16 columns; what does not
+// fit goes to places that may name any of the group's 128 columns (`wide`, looked up in eight steps), and what still
+// does not fit to a list.
 //
 //   data               64 bytes: uint32 S (2, 4 or 8)
 //   data + row_start[t] tile t of 16 rows, t < ceil(rows / 16); one record a group of 128 columns:
@@ -29,7 +30,7 @@ constexpr int64_t kWindow = 16;
 constexpr int64_t kSlotsHeader = 64, kSlotsRecord = 4;
 constexpr int64_t kWideBytes = 64;
 
-inline int64_t slots_windows(const Matrix& w, int64_t group) {
+static inline int64_t slots_windows(const Matrix& w, int64_t group) {
   const int64_t left = w.cols - group * kGroup;
   return left >= kGroup ? kGroup / kWindow : (left + kWindow - 1) / kWindow;
 }

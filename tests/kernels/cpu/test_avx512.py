@@ -132,7 +132,7 @@ def assert_product(made: Case, x: Floats, got: Floats) -> None:
 
 
 def formats(kind: str) -> tuple[library.Format, ...]:
-    return ("dense", "bitmask") if kind in ("i8", "i4") else ("dense", "bitmask", "index")
+    return ("dense", "bitmask", "slots") if kind in ("i8", "i4") else ("dense", "bitmask", "index")
 
 
 def seeded(*words: object) -> np.random.Generator:

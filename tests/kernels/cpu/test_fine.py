@@ -18,7 +18,9 @@ FORMATS: tuple[tuple[Isa, Format], ...] = (
     ("avx2", "bitmask"),
     ("avx2", "slots"),
     ("avx512", "bitmask"),
+    ("avx512", "slots"),
     ("amx", "bitmask"),
+    ("amx", "slots"),
 )
 
 

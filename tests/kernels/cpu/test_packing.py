@@ -67,7 +67,9 @@ def parts(kind: Any, shape: tuple[int, int], density: float, masked: bool = True
 
 
 def formats(kind: Any, isa: str) -> tuple[library.Format, ...]:
-    return ("dense", "bitmask", "index") if kind in FLOATS else ("dense", "bitmask", *(("slots",) * (isa == "avx2")))  # type: ignore[return-value]
+    if kind in FLOATS:
+        return ("dense", "bitmask", "index")
+    return ("dense", "bitmask") if isa == "portable" else ("dense", "bitmask", "slots")
 
 
 @pytest.mark.parametrize("kind", [*FLOATS, np.int8, np.uint8], ids=lambda kind: np.dtype(kind).name)

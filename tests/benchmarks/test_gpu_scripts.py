@@ -118,6 +118,13 @@ def test_outcomes_of_tests_are_their_worst_phase(load: Callable[[str], ModuleTyp
     assert content is None or content["counts"] == {"failed": 1, "skipped": 1}
 
 
+def test_shares_of_the_gpu_suite_are_all_of_it(load: Callable[[str], ModuleType]) -> None:
+    script: Any = load("test_gpu")
+    names = [f"test {number}" for number in range(7)]
+    shares = [names[script.Outcomes(part, 3).share] for part in range(3)]
+    assert sorted(name for share in shares for name in share) == names
+
+
 def test_the_gpu_suite_covers_its_folder_and_every_marked_file(load: Callable[[str], ModuleType]) -> None:
     files = load("test_gpu").marked_files()
     assert files[0] == "tests/kernels/gpu"

@@ -7,7 +7,6 @@
 #include "avx512.h"
 
 #if defined(TAILCUT_EMULATE) || (defined(__AVX512VBMI2__) && defined(__AVX512VNNI__))
-#include "avx512_ahead.h"
 #include "avx512_quantise.h"
 #include "avx512_slots.h"
 
@@ -15,6 +14,9 @@ namespace tailcut {
 namespace {
 
 constexpr int64_t kAtOnce = 8;  // rows of x whose sums stay in registers
+// Places of a range read in turn for one row of x (see avx512_ahead.h; more rows of x leave time), and how far ahead.
+constexpr int64_t kPlaces = 4, kSlotsNear = 2048;
+constexpr int64_t places_for(int64_t m) { return m == 1 ? kPlaces : m <= 4 ? 2 : 1; }
 
 inline int64_t padded(int64_t m) {
   return m <= kAtOnce ? avx512::padded_rows(m) : (m + kAtOnce - 1) / kAtOnce * kAtOnce;
@@ -74,7 +76,7 @@ inline void add_pair(const Job& job, const uint8_t* columns, const Places& p, Su
 // Adds group g, whose record begins at *record, to acc; moves *record on.
 template <Kind kKind, int M>
 inline void add_group(const Job& job, int64_t g, const uint8_t** record, Floats* acc) {
-  for (int64_t line = 0; line < job.record_bytes; line += 64) prefetch(*record + kNear + line);
+  for (int64_t line = 0; line < job.record_bytes; line += 64) prefetch(*record + kSlotsNear + line);
   const SlotsRecord r = read_record<kKind>(*record);
   const uint8_t* const columns = job.x + g * kGroup;
   const int64_t units = slots512_units(job.w, g, job.places);
@@ -122,8 +124,8 @@ inline void write_tile(const Matrix& w, const Floats* acc, int64_t row, const Ta
 // Tiles tile, tile + apart, ... (`count` of them), a group of each in turn.
 template <Kind kKind, int M>
 inline void some_tiles(const Job& job, int64_t tile, int64_t apart, int64_t count, const Target& to) {
-  const uint8_t* record[kStreams];
-  Floats acc[kStreams][M];
+  const uint8_t* record[places_for(M)];
+  Floats acc[places_for(M)][M];
   for (int64_t n = 0; n < count; ++n) {
     record[n] = job.w.data + job.w.row_start[tile + n * apart];
     TAILCUT_UNROLL for (int i = 0; i < M; ++i) acc[n][i] = zeros();
@@ -142,11 +144,12 @@ void all_rows(Job job, int64_t tile, int64_t apart, int64_t count, Target to) {
 
 template <Kind kKind, int M>
 void all_tiles(const Job& job, int64_t first, int64_t last, const Target& to) {
-  constexpr int64_t kPlaces = rows_at_once(M);
-  const int64_t apart = (last - first) / kPlaces;
-  for (int64_t n = 0; n < kPlaces && apart; ++n) ask_for_start(job.w, first + n * apart);
-  for (int64_t t = first; t < first + apart; ++t) all_rows<kKind, M>(job, t, apart, kPlaces, to);
-  for (int64_t t = first + kPlaces * apart; t < last; ++t) all_rows<kKind, M>(job, t, 0, 1, to);
+  constexpr int64_t places = places_for(M);
+  const int64_t apart = (last - first) / places;
+  for (int64_t n = 0; n < places && apart; ++n)
+    prefetch_lines(job.w.data + job.w.row_start[first + n * apart], kSlotsNear);
+  for (int64_t t = first; t < first + apart; ++t) all_rows<kKind, M>(job, t, apart, places, to);
+  for (int64_t t = first + places * apart; t < last; ++t) all_rows<kKind, M>(job, t, 0, 1, to);
 }
 
 template <Kind kKind>

@@ -8,6 +8,7 @@ from typing import Final
 
 import pytest
 
+from tailcut.kernels import library
 from tailcut.kernels.build import LIBRARY, SOURCES, BuildError, build, find_compiler
 
 SANITIZERS: Final = "address,undefined"
@@ -31,6 +32,26 @@ def sanitized_fuzzer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The driver and the library with AddressSanitizer and UBSan, AVX-512 and AMX in plain C++; about a minute."""
     folder = tmp_path_factory.mktemp("sanitized")
     return _fuzzer(_built(folder / "libtailcut_cpu.so", SANITIZERS, emulate=True), folder, sanitize=SANITIZERS)
+
+
+@pytest.fixture(scope="module", params=["native", pytest.param("emulated", marks=pytest.mark.slow)])
+def kernels(request: pytest.FixtureRequest) -> Path:
+    """The library, natively if this processor has AVX-512, or with plain C++ in place of it."""
+    if request.param == "emulated":
+        emulated: Path = request.getfixturevalue("emulated_library")
+        return emulated
+    built: Path = request.getfixturevalue("kernel_library")
+    if "avx512" not in library.isas(built):
+        pytest.skip("this processor has no AVX-512 (VBMI2, VNNI): the emulated run covers it")
+    return built
+
+
+@pytest.fixture(params=["avx512", "amx"])
+def isa(request: pytest.FixtureRequest, kernels: Path) -> library.Isa:
+    name: library.Isa = request.param
+    if name not in library.isas(kernels):
+        pytest.skip(f"this processor has no {name}: the emulated run covers it")
+    return name
 
 
 def _built(out: Path, sanitize: str = "", *, emulate: bool = False) -> Path:

@@ -5,7 +5,6 @@ Compiled in plain C++ (TAILCUT_EMULATE) they take minutes to compile, so that ru
 the installed library in seconds.
 """
 
-import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ import numpy.typing as npt
 import pytest
 
 from tailcut.kernels import library
-from tailcut.kernels.build import LIBRARY, BuildError, build
 from tailcut.quantised import GROUP, groups, pack_nibbles, spread
 
 Array = npt.NDArray[Any]
@@ -43,29 +41,6 @@ class Case:
     values: Array
     mask: npt.NDArray[np.uint8] | None
     scales: Floats | None
-
-
-@pytest.fixture(scope="module", params=["native", pytest.param("emulated", marks=pytest.mark.slow)])
-def kernels(request: pytest.FixtureRequest) -> Path:
-    """The library, natively if this processor has AVX-512, or with plain C++ in place of it."""
-    if request.param == "emulated":
-        emulated: Path = request.getfixturevalue("emulated_library")
-        return emulated
-    try:
-        built = build(LIBRARY, jobs=os.cpu_count() or 1)
-    except BuildError as error:
-        pytest.skip(f"the kernels cannot be compiled here: {error}")
-    if "avx512" not in library.isas(built):
-        pytest.skip("this processor has no AVX-512 (VBMI2, VNNI): the emulated run covers it")
-    return built
-
-
-@pytest.fixture(params=["avx512", "amx"])
-def isa(request: pytest.FixtureRequest, kernels: Path) -> library.Isa:
-    name: library.Isa = request.param
-    if name not in library.isas(kernels):
-        pytest.skip(f"this processor has no {name}: the emulated run covers it")
-    return name
 
 
 def case(rng: np.random.Generator, kind: str, rows: int, columns: int, density: float, *, dense: bool = False) -> Case:

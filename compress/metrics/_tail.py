@@ -11,11 +11,13 @@ evaluated exactly for every candidate, in chunks that keep memory flat: 4096 can
 take about 0.1 s, so no coarse-to-fine search is needed.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
 
-from tailcut.compress.metrics import Spectrum, TailFit
+from tailcut.compress.metrics import Matrix, Score, Spectrum, TailFit
+from tailcut.compress.metrics._parts import spectrum_of
 from tailcut.errors import InputError
 
 MIN_EIGENVALUES: Final = 3
@@ -23,6 +25,23 @@ MIN_EIGENVALUES: Final = 3
 LARGEST_ALPHA: Final = 12.0
 _BINS: Final = 100
 _CHUNK_ELEMENTS: Final = 1 << 19  # 4 MB of float64 a temporary: stays in cache
+
+
+def score_tail(fit: Callable[[Spectrum], TailFit], matrix: Matrix) -> Score:
+    """The fitted alpha, with details `xmin` and `ks`; InputError where there is no tail."""
+    found = fitted(fit, spectrum_of(matrix, MIN_EIGENVALUES))
+    return Score(found.alpha, {"xmin": found.xmin, "ks": found.ks})
+
+
+def fitted(fit: Callable[[Spectrum], TailFit], eigenvalues: Spectrum) -> TailFit:
+    """The fit, or InputError where it failed."""
+    found = fit(eigenvalues)
+    if found.failed:
+        raise InputError(
+            f"no power-law tail in its {eigenvalues.size} eigenvalues (they are tied or nearly so); measure another "
+            "metric, or allocate with --allocator uniform"
+        )
+    return found
 
 
 def checked(eigenvalues: Spectrum) -> Spectrum:

@@ -8,9 +8,10 @@ from typing import Final, Literal
 
 import numpy as np
 
-from tailcut.compress.metrics import Spectrum, TailFit
-from tailcut.compress.metrics._tail import LARGEST_ALPHA, checked, hill_alphas, ks_distances
+from tailcut.compress.metrics import Matrix, Needs, Score, Spectrum, TailFit
+from tailcut.compress.metrics._tail import LARGEST_ALPHA, checked, hill_alphas, ks_distances, score_tail
 
+NEEDS: Final[Needs] = "spectrum"
 SIGN: Final[Literal[1, -1]] = 1  # higher alpha = lighter tail = pruned more
 LARGEST: Final = LARGEST_ALPHA
 
@@ -25,3 +26,8 @@ def fit(eigenvalues: Spectrum) -> TailFit:
         return TailFit(0.0, float(values[index]), 1.0, index)
     ks = ks_distances(logs, alphas, index, index + 1)[0]
     return TailFit(float(alphas[index]), float(values[index]), float(ks), index)
+
+
+def score(matrix: Matrix) -> Score:
+    """The alpha of that tail, with details `xmin` (where it begins) and `ks` (its distance)."""
+    return score_tail(fit, matrix)

@@ -9,9 +9,10 @@ from typing import Final, Literal
 
 import numpy as np
 
-from tailcut.compress.metrics import Spectrum, TailFit
-from tailcut.compress.metrics._tail import LARGEST_ALPHA, best_tail, checked, histogram_peak
+from tailcut.compress.metrics import Matrix, Needs, Score, Spectrum, TailFit
+from tailcut.compress.metrics._tail import LARGEST_ALPHA, best_tail, checked, histogram_peak, score_tail
 
+NEEDS: Final[Needs] = "spectrum"
 SIGN: Final[Literal[1, -1]] = 1  # higher alpha = lighter tail = pruned more
 LARGEST: Final = LARGEST_ALPHA
 
@@ -23,3 +24,8 @@ def fit(eigenvalues: Spectrum) -> TailFit:
     start = int(np.searchsorted(values, 0.95 * peak, side="left"))
     stop = int(np.searchsorted(values, 1.5 * peak, side="right"))
     return best_tail(values, start, stop)
+
+
+def score(matrix: Matrix) -> Score:
+    """The alpha of that tail, with details `xmin` (where it begins) and `ks` (its distance)."""
+    return score_tail(fit, matrix)

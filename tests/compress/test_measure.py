@@ -80,7 +80,7 @@ UP = "model.layers.1.mlp.up_proj"
     [
         (np.zeros_like, f"{UP}: .*at least 3 eigenvalues.*got 0.*zero or of very low rank"),
         (lambda w: np.outer(np.ones(w.shape[0]), np.ones(w.shape[1])), f"{UP}: .*got [12];"),
-        (lambda w: np.eye(*w.shape), f"{UP}: alpha_peak finds no power-law tail.*uniform"),
+        (lambda w: np.eye(*w.shape), f"{UP}: alpha_peak: no power-law tail.*uniform"),
         (lambda w: np.where(w == w.max(), np.nan, w), "up_proj.*NaN"),
     ],
 )

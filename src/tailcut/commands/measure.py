@@ -1,4 +1,4 @@
-"""`tailcut measure`: how heavy the tails of a model's weight spectra are."""
+"""`tailcut measure`: scores of every matrix of a model, from its spectrum, its weights or what goes into it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -6,11 +6,34 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tailcut import codec
+from tailcut.errors import InputError
 from tailcut.files import require_absent
 from tailcut.progress import console
 
 if TYPE_CHECKING:
     from tailcut.allocation import LayerScores
+
+
+def _list_metrics(wanted: bool) -> None:
+    """The callback of --list: every metric with the first paragraph of its file."""
+    if not wanted:
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    from tailcut import plugins
+    from tailcut.compress.metrics import PACKAGE, load_metrics
+
+    table = Table("metric", "looks at", "larger means", "what it is")
+    for name, metric in load_metrics(plugins.names(PACKAGE)).items():
+        means = "prune more" if metric.SIGN > 0 else "prune less"
+        table.add_row(name.replace("_", "-"), metric.NEEDS, means, _first_paragraph(metric))
+    Console().print(table)
+    raise typer.Exit
+
+
+def _first_paragraph(metric: object) -> str:
+    return " ".join((metric.__doc__ or "").split("\n\n")[0].split())
 
 
 def command(
@@ -21,28 +44,53 @@ def command(
     spectra: Annotated[Path | None, typer.Option(help="Also write every matrix's eigenvalues here (.npz).")] = None,
     metric: Annotated[
         list[str] | None,
-        typer.Option(help="alpha-peak, alpha-mid, alpha or alpha-peak-compat; repeatable. [default: alpha-peak]"),
+        typer.Option(help="Comma-separated or repeated; --list shows them all. [default: alpha-peak]"),
     ] = None,
+    calibration: Annotated[
+        str,
+        typer.Option(help='For metrics that look at inputs: "demo", a .txt or .jsonl file, or datasets:NAME.'),
+    ] = "demo",
+    samples: Annotated[int, typer.Option(help="Calibration sequences.")] = 32,
+    seqlen: Annotated[int, typer.Option(help="Tokens a calibration sequence; at most 2048.")] = 512,
+    seed: Annotated[int, typer.Option(help="Seed of the calibration windows and of als's tokens.")] = 0,
+    outlier: Annotated[float, typer.Option(help="owl: an importance above this many times the mean is one.")] = 5.0,
+    tokens: Annotated[int, typer.Option(help="als: how many calibration tokens are compared.")] = 512,
     device: Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")] = "auto",
     cache: Annotated[
         Path | None, typer.Option(help="Cache of eigenvalues by content. [default: ~/.cache/tailcut/spectra]")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the outputs if they exist.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON on stdout too.")] = False,
+    every: Annotated[
+        bool, typer.Option("--list", is_eager=True, callback=_list_metrics, help="Show the metrics and stop.")
+    ] = False,
 ) -> None:
-    """Fit a power law to the spectrum of every matrix in the decoder blocks of MODEL, one matrix at a time.
+    """Score every matrix in the decoder blocks of MODEL, one at a time: by default, how heavy its spectrum's tail is.
 
     A lower alpha means a heavier tail: a better trained layer, to be pruned less. Eigenvalues are cached by the
-    matrix's content, so measuring again, or with another metric, takes seconds. Next: `tailcut allocate`.
+    matrix's content, so measuring again, or with another metric, takes seconds. Metrics that look at inputs (owl, dlp,
+    als, wanda) run calibration text through the dense model, block by block. Next: `tailcut allocate`.
     """
     if not overwrite:
         for path in (out, spectra):
             if path is not None:
                 require_absent(path)
+    from tailcut.compress.calibration import Calibration
     from tailcut.compress.measure import measure, save_spectra
+    from tailcut.compress.metrics import Options
 
+    names = [name.strip() for text in metric or ["alpha_peak"] for name in text.split(",") if name.strip()]
+    _require_spectra(names, spectra)
     with console(quiet=json) as report:
-        measured = measure(model, metrics=metric or ["alpha_peak"], device=device, cache=cache, report=report)
+        measured = measure(
+            model,
+            metrics=names,
+            device=device,
+            cache=cache,
+            calibration=Calibration(calibration, samples, seqlen, seed),
+            options=Options(outlier, tokens),
+            report=report,
+        )
     if spectra is not None:
         save_spectra(measured.spectra, spectra)
     codec.save(measured.scores, out)
@@ -50,6 +98,13 @@ def command(
         print(codec.to_json(measured.scores), end="")
     else:
         _show(measured.scores, out)
+
+
+def _require_spectra(names: list[str], spectra: Path | None) -> None:
+    from tailcut.compress.metrics import load_metrics
+
+    if spectra is not None and not any(metric.NEEDS == "spectrum" for metric in load_metrics(names).values()):
+        raise InputError(f"--spectra needs a metric of the spectrum, {', '.join(names)} is none; add alpha-peak")
 
 
 def _show(scores: "LayerScores", out: Path) -> None:

@@ -1,0 +1,25 @@
+"""Mean of |W|, and its quantiles as the curve `magnitude`.
+
+Sign: what magnitude pruning removes first matters least to it, so a matrix of larger weights is pruned less. That
+compares layers by scale, which normalisation layers make arbitrary. The curve (1025 quantiles of |W|) is what a
+global threshold on magnitudes, and LAMP, are computed from. Scaling the matrix by c multiplies all by c.
+"""
+
+import math
+from typing import Final, Literal
+
+import numpy as np
+
+from tailcut.compress.metrics import Matrix, Needs, Score
+from tailcut.compress.metrics._parts import curve, magnitudes
+
+NEEDS: Final[Needs] = "weight"
+SIGN: Final[Literal[1, -1]] = -1
+LARGEST: Final = math.inf
+
+
+def score(matrix: Matrix) -> Score:
+    """mean |W|, with the curve `magnitude`."""
+    count = math.prod(matrix.shape)
+    total = sum(float(part.sum(dtype=np.float64)) for part in magnitudes(matrix))
+    return Score(total / count, curves={"magnitude": curve(magnitudes(matrix), count)})

@@ -1,4 +1,4 @@
-"""What allocators read from scores: a metric's values, parameter counts, blocks, and equation 3's linear map."""
+"""What allocators read from scores: values, pairs, parameter counts, blocks, and equation 3's linear map."""
 
 from collections.abc import Mapping
 from typing import cast
@@ -6,7 +6,7 @@ from typing import cast
 import numpy as np
 
 from tailcut import plugins
-from tailcut.allocation import LayerScore
+from tailcut.allocation import Budget, LayerScore, LayerScores
 from tailcut.compress.allocators._budget import Vector
 from tailcut.compress.metrics import Metric
 from tailcut.errors import InputError
@@ -15,8 +15,23 @@ from tailcut.errors import InputError
 def metric_values(layers: tuple[LayerScore, ...], name: str) -> Vector:
     """Values of a known metric [layers], signed so that larger means "prune more", and clamped."""
     metric = cast(Metric, plugins.load("tailcut.compress.metrics", name))
-    values = np.array([_value(layer, name) for layer in layers])
-    return np.asarray(np.minimum(values, metric.LARGEST) * metric.SIGN, np.float64)
+    return np.asarray(np.minimum(raw_values(layers, name), metric.LARGEST) * metric.SIGN, np.float64)
+
+
+def raw_values(layers: tuple[LayerScore, ...], name: str) -> Vector:
+    """Values of a metric as they were measured [layers]; InputError names the layer that lacks one."""
+    return np.array([_value(layer, name) for layer in layers], np.float64)
+
+
+def pairs_of(scores: LayerScores, layers: tuple[LayerScore, ...], name: str) -> Vector:
+    """The symmetric matrix `name` between `layers` (the scores' own, in another order), float64 [layers, layers]."""
+    if name not in scores.pairs:
+        known = ", ".join(scores.pairs) or "none"
+        metric = name.partition(".")[0]
+        raise InputError(f"the scores hold no pairs {name} ({known}); run tailcut measure --metric {metric}")
+    position = {layer.name: index for index, layer in enumerate(scores.layers)}
+    order = [position[layer.name] for layer in layers]
+    return np.asarray(scores.pairs[name], np.float64)[np.ix_(order, order)]
 
 
 def _value(layer: LayerScore, name: str) -> float:
@@ -40,6 +55,25 @@ def members(layers: tuple[LayerScore, ...]) -> Mapping[int, list[int]]:
     for index, layer in enumerate(layers):
         found.setdefault(layer.block, []).append(index)
     return dict(sorted(found.items()))
+
+
+def block_means(layers: tuple[LayerScore, ...], values: Vector) -> dict[int, float]:
+    """Decoder block -> unweighted mean of its matrices' values [layers]."""
+    return {block: float(values[indices].mean()) for block, indices in members(layers).items()}
+
+
+def by_name(layers: tuple[LayerScore, ...], sparsities: Vector) -> dict[str, float]:
+    """Sparsities [layers] -> by module name."""
+    return {layer.name: float(sparsity) for layer, sparsity in zip(layers, sparsities, strict=True)}
+
+
+def refuse_pattern(name: str, budget: Budget) -> None:
+    """InputError if the budget asks for one N:M pattern everywhere, which an uneven allocation is not."""
+    if budget.pattern is not None:
+        raise InputError(
+            f"pattern {budget.pattern} gives every layer the same sparsity, the {name} allocator gives each its own; "
+            "use --allocator uniform with --pattern, or --sparsity without it"
+        )
 
 
 def linear_map(values: Vector, tau: float) -> Vector:

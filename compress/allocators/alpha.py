@@ -23,47 +23,47 @@ import numpy as np
 from tailcut.allocation import Allocation, Budget, LayerScore, LayerScores
 from tailcut.compress.allocators import Settings
 from tailcut.compress.allocators._budget import Vector, ordered, origin, plan, water_fill
-from tailcut.compress.allocators._values import linear_map, members, metric_values, parameter_counts
-from tailcut.errors import InputError
+from tailcut.compress.allocators._values import (
+    block_means,
+    by_name,
+    linear_map,
+    members,
+    metric_values,
+    parameter_counts,
+    refuse_pattern,
+)
 
+METRICS: Final = ("alpha_peak",)
+SETTINGS: Final = ("metric", "tau", "granularity")
 # global sparsity -> tau: near what the authors' scripts use for 70 % and above; at 50 % gains vanish and a
 # wide spread hurts
 _TAU_AT: Final = ((0.5, 0.1), (0.7, 0.3), (0.8, 0.2))
 
 
 def allocate(scores: LayerScores, budget: Budget, settings: Settings) -> Allocation:
-    """Unstructured sparsities that follow `settings.metric`; see the module docstring."""
-    _refuse_pattern(budget)
+    """Matrices with lighter tails (higher alpha) are cut more: scores map linearly onto [1 - tau, 1 + tau] times a
+    common factor. Needs one value a matrix, of any metric; each metric's file says which end is cut more.
+    AlphaPruning, NeurIPS 2024. Default metric: alpha_peak; tau: 0.1 up to 50 %, 0.3 at 70 %, 0.2 from 80 % on,
+    linear between; granularity: block (matrix and mixed are the others). Needs no text; for 60 % and more.
+    """
+    refuse_pattern("alpha", budget)
     layers = ordered(scores)
     tau = default_tau(budget.sparsity) if settings.tau is None else settings.tau
-    metric = settings.metric.replace("-", "_")
+    metric = (settings.metric or METRICS[0]).replace("-", "_")
+    granularity = settings.granularity or "block"
     values = metric_values(layers, metric)
-    if settings.granularity == "matrix":
+    if granularity == "matrix":
         sparsities = _spread(values, parameter_counts(layers), budget.sparsity, budget.cap, tau)
     else:
-        sparsities = _by_block(layers, values, budget, tau, mixed=settings.granularity == "mixed")
-    by_name = {layer.name: float(sparsity) for layer, sparsity in zip(layers, sparsities, strict=True)}
-    source = origin("alpha", scores, budget, metric=metric, tau=repr(tau), granularity=settings.granularity)
-    return plan(scores, by_name, source)
+        sparsities = _by_block(layers, values, budget, tau, mixed=granularity == "mixed")
+    source = origin("alpha", scores, budget, metric=metric, tau=repr(tau), granularity=granularity)
+    return plan(scores, by_name(layers, sparsities), source)
 
 
 def default_tau(sparsity: float) -> float:
     """0.1 up to 50 %, 0.3 at 70 %, 0.2 from 80 % on; linear between."""
     known, taus = zip(*_TAU_AT, strict=True)
     return round(float(np.interp(sparsity, known, taus)), 6)
-
-
-def block_means(layers: tuple[LayerScore, ...], values: Vector) -> dict[int, float]:
-    """Decoder block -> unweighted mean of its matrices' values [layers]."""
-    return {block: float(values[indices].mean()) for block, indices in members(layers).items()}
-
-
-def _refuse_pattern(budget: Budget) -> None:
-    if budget.pattern is not None:
-        raise InputError(
-            f"pattern {budget.pattern} gives every layer the same sparsity, the alpha allocator gives each its own; "
-            "use --allocator uniform with --pattern, or --sparsity without it"
-        )
 
 
 def _spread(values: Vector, parameters: Vector, sparsity: float, cap: float, tau: float) -> Vector:

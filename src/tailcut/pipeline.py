@@ -90,9 +90,11 @@ def plan(state: Run, model_fingerprint: str) -> tuple[Stage, ...]:
     )
 
 
+# fields of compress.allocators.Settings
+_SHAPING = ("metric", "tau", "granularity", "spread", "beta", "compat", "solver", "bounds", "step")
 _SETTINGS: dict[str, tuple[str, ...]] = {
-    "measure": ("metric", "device"),
-    "allocate": ("sparsity", "pattern", "allocator", "metric", "tau", "granularity", "cap"),
+    "measure": ("allocator", "metric", "device"),
+    "allocate": ("sparsity", "pattern", "allocator", "cap", *_SHAPING),
     "compress": ("pruner", "calibration", "samples", "seqlen", "seed", "device"),
     "export": ("engines", "context", "prompt_tokens", "weights", "head", "activation_bits", "kv_cache"),
     "quality": ("text", "text_context", "windows", "device"),
@@ -103,23 +105,23 @@ _SETTINGS: dict[str, tuple[str, ...]] = {
 
 
 def _measure(state: Run) -> None:
+    from tailcut.compress.allocators import metrics_needed
     from tailcut.compress.measure import measure, save_spectra
 
-    metrics = tuple(dict.fromkeys(("alpha_mid", "alpha_peak", state.recipe.metric.replace("-", "_"))))
+    needed = metrics_needed(state.recipe.allocator, state.recipe.metric)
+    metrics = tuple(dict.fromkeys(("alpha_mid", "alpha_peak", *needed)))
     measured = measure(state.model, metrics=metrics, device=state.recipe.device, report=state.report)
     save_spectra(measured.spectra, state.out / "spectra.npz")
     codec.save(measured.scores, state.out / "scores.json")
 
 
 def _allocate(state: Run) -> None:
-    from tailcut import plugins
-    from tailcut.compress.allocators import Settings
+    from tailcut.compress.allocators import Settings, allocate
 
     recipe = state.recipe
     scores = codec.load(LayerScores, state.out / "scores.json")
-    settings = Settings(metric=recipe.metric.replace("-", "_"), tau=recipe.tau, granularity=recipe.granularity)
-    allocator = plugins.load("tailcut.compress.allocators", recipe.allocator)
-    codec.save(allocator.allocate(scores, recipe.budget(), settings), state.out / "allocation.json")
+    settings = Settings(**{name: getattr(recipe, name) for name in _SHAPING})
+    codec.save(allocate(recipe.allocator, scores, recipe.budget(), settings), state.out / "allocation.json")
 
 
 def _compress(state: Run) -> None:

@@ -4,6 +4,7 @@ Names come from listing the folder, never from a config's dotted path, so nothin
 make Python import something that is not already part of tailcut.
 """
 
+import keyword
 import pkgutil
 from importlib import import_module
 from types import ModuleType
@@ -15,7 +16,7 @@ def names(package: str) -> tuple[str, ...]:
     """What can be chosen in `package` (such as "tailcut.compress.allocators"), as spelt on the command line."""
     module = import_module(package)
     found = (info.name for info in pkgutil.iter_modules(module.__path__))
-    return tuple(sorted(name.replace("_", "-") for name in found if not name.startswith("_")))
+    return tuple(sorted(name.rstrip("_").replace("_", "-") for name in found if not name.startswith("_")))
 
 
 def require(package: str, name: str) -> str:
@@ -30,4 +31,6 @@ def require(package: str, name: str) -> str:
 
 def load(package: str, name: str) -> ModuleType:
     """The module of one plugin; InputError lists the choices when the name is unknown."""
-    return import_module(f"{package}.{require(package, name).replace('-', '_')}")
+    file = require(package, name).replace("-", "_")
+    # a plugin whose name is a Python keyword is in a file that ends with _: global is global_.py
+    return import_module(f"{package}.{file}_" if keyword.iskeyword(file) else f"{package}.{file}")

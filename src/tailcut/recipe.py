@@ -28,9 +28,16 @@ class Recipe:
     sparsity: float = 0.5
     pattern: str | None = None  # "2:4": N kept of M; fixes the sparsity of every layer
     allocator: str = "alpha"
-    metric: str = "alpha_peak"
-    tau: float | None = None  # None: the allocator's default for this sparsity
-    granularity: Literal["block", "matrix", "mixed"] = "block"
+    # how scores shape the plan (docs/allocation.md); None: the allocator's default
+    metric: str | None = None
+    tau: float | None = None
+    granularity: Literal["block", "matrix", "mixed"] | None = None
+    spread: float | None = None
+    beta: float | None = None
+    compat: bool = False
+    solver: Literal["lp", "qp"] | None = None
+    bounds: tuple[float, float] | None = None
+    step: float | None = None
     cap: float = 0.99
     # the cutting
     pruner: str = "wanda"

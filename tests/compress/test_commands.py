@@ -91,7 +91,7 @@ def test_allocate_a_pattern(scores: Path, tmp_path: Path, run: TailcutRun) -> No
         (["--sparsity", "0.7", "--cap", "1.5"], "cap must be"),
         (["--sparsity", "0.7", "--tau", "3"], "tau must be"),
         (["--sparsity", "0.7", "--granularity", "row"], "granularity must be block, matrix or mixed"),
-        (["--sparsity", "0.7", "--allocator", "owl9"], "unknown allocator 'owl9'.*alpha, uniform"),
+        (["--sparsity", "0.7", "--allocator", "owl9"], "unknown allocator 'owl9'; choose one of alpha, als, atp.*uniform"),
         (["--sparsity", "0.7", "--metric", "alpha-mid"], "no value of alpha_mid"),
         (["--pattern", "2:4"], "--allocator uniform"),
         (["--pattern", "2:4", "--sparsity", "0.7", "--allocator", "uniform"], "give one of them"),

@@ -1,17 +1,34 @@
 """`tailcut allocate`: from scores and a sparsity to a plan for every matrix."""
 
+import inspect
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from tailcut import codec, plugins
+from tailcut import codec
 from tailcut.allocation import Allocation, Budget, LayerScores, parse_nm
 from tailcut.errors import InputError
 from tailcut.files import require_absent
 
 if TYPE_CHECKING:
-    from tailcut.compress.allocators import Granularity
+    from tailcut.compress.allocators import Granularity, Solver
+
+
+def _list(wanted: bool) -> None:
+    if not wanted:
+        return
+    from tailcut import plugins
+    from tailcut.compress.allocators import PACKAGE, load
+
+    for name in plugins.names(PACKAGE):
+        allocator = load(name)
+        scores, settings = ", ".join(allocator.METRICS) or "none", ", ".join(allocator.SETTINGS) or "none"
+        print(f"{name}  (scores: {scores}; settings: {settings})")
+        text = " ".join((inspect.getdoc(allocator.allocate) or "").split())
+        print(fill(text, 110, initial_indent="    ", subsequent_indent="    ") + "\n")
+    raise typer.Exit
 
 
 def command(
@@ -25,33 +42,61 @@ def command(
     pattern: Annotated[
         str | None, typer.Option(help="N:M with N weights kept of M, such as 2:4; with --allocator uniform.")
     ] = None,
-    allocator: Annotated[str, typer.Option(help="alpha (by tail) or uniform.")] = "alpha",
-    metric: Annotated[str, typer.Option(help="alpha: which of the measured scores.")] = "alpha_peak",
+    allocator: Annotated[str, typer.Option(help="How layers share the budget; --list explains each.")] = "alpha",
+    metric: Annotated[
+        str | None,
+        typer.Option(help="alpha: which of the measured scores [default: alpha_peak]; global: magnitude or wanda."),
+    ] = None,
     tau: Annotated[
         float | None,
         typer.Option(help="alpha: spread between layers. [default: 0.1 up to 50 %, 0.3 at 70 %, 0.2 from 80 % on]"),
     ] = None,
     granularity: Annotated[
-        str, typer.Option(help="alpha: block, matrix, or mixed (a block's budget shared out by matrix).")
-    ] = "block",
+        str | None,
+        typer.Option(help="alpha, als: block, matrix, or mixed (a block's budget shared out by matrix)."),
+    ] = None,
+    spread: Annotated[
+        float | None, typer.Option(help="owl, dlp: half the width, in sparsity, of the range over blocks.")
+    ] = None,
+    beta: Annotated[float | None, typer.Option(help="atp: how much more each block loses than the one before.")] = None,
+    compat: Annotated[
+        bool, typer.Option("--compat", help="owl, dlp, atp: unweighted and unclipped, as published.")
+    ] = False,
+    solver: Annotated[str | None, typer.Option(help="als: lp (as published) or qp.")] = None,
+    bounds: Annotated[
+        tuple[float, float] | None, typer.Option(help="als: least and greatest sparsity.", metavar="LOW HIGH")
+    ] = None,
+    step: Annotated[float | None, typer.Option(help="als: sparsities are multiples of this.")] = None,
     cap: Annotated[float, typer.Option(help="No matrix loses more than this fraction.")] = 0.99,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the allocation as JSON on stdout too.")] = False,
+    list_all: Annotated[
+        bool, typer.Option("--list", callback=_list, is_eager=True, help="Explain every allocator and leave.")
+    ] = False,
 ) -> None:
     """Share a sparsity budget out over the layers: pure arithmetic on SCORES, no model needed.
 
     The budget is met exactly, weighted by parameters, and no matrix passes the cap. With the alpha allocator,
-    matrices with lighter tails (higher alpha) lose more. Next: `tailcut compress`.
+    matrices with lighter tails (higher alpha) lose more; --list explains the others. Next: `tailcut compress`.
     """
     if not overwrite:
         require_absent(out)
-    from tailcut.compress.allocators import Allocator, Settings
+    from tailcut.compress.allocators import Settings, allocate
 
     budget = _budget(sparsity, pattern, cap)
-    settings = Settings(metric, tau, cast("Granularity", granularity))
-    chosen = cast(Allocator, plugins.load("tailcut.compress.allocators", allocator))
+    settings = Settings(
+        metric=metric,
+        tau=tau,
+        granularity=cast("Granularity | None", granularity),
+        spread=spread,
+        beta=beta,
+        compat=compat,
+        solver=cast("Solver | None", solver),
+        bounds=bounds,
+        step=step,
+    )
     measured = codec.load(LayerScores, scores)
-    allocation = chosen.allocate(measured, budget, settings)
+    allocation = allocate(allocator, measured, budget, settings)
     codec.save(allocation, out)
     if json:
         print(codec.to_json(allocation), end="")
@@ -74,6 +119,8 @@ def _show(scores: LayerScores, allocation: Allocation, out: Path) -> None:
     from rich.table import Table
 
     metric = allocation.provenance.get("metric")
+    if any(metric not in layer.values for layer in scores.layers):
+        metric = None  # a curve: no one number to show
     table = Table("block", *([metric] if metric else []), "sparsity", "least", "most")
     for block in sorted({layer.block for layer in scores.layers}):
         layers = [layer for layer in scores.layers if layer.block == block]

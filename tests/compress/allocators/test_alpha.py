@@ -8,6 +8,7 @@ import pytest
 from tailcut.allocation import NM, Budget, LayerScore, LayerScores
 from tailcut.compress.allocators import Granularity, Settings, alpha
 from tailcut.compress.allocators._budget import Vector, water_fill
+from tailcut.compress.allocators._values import block_means
 from tailcut.errors import InputError
 
 REFERENCE = Path(__file__).parents[3] / ".." / "shared" / "reference" / "alpha"
@@ -70,7 +71,7 @@ def test_worked_example(granularity: Granularity) -> None:
 @needs_reference
 def test_block_means_of_llama_7b() -> None:
     layers = published("llama-7b-hf").layers
-    means = alpha.block_means(layers, np.array([layer.values["alpha_peak"] for layer in layers]))
+    means = block_means(layers, np.array([layer.values["alpha_peak"] for layer in layers]))
     assert [round(mean, 4) for mean in means.values()] == MEANS_7B
 
 
@@ -110,7 +111,7 @@ def test_over_unity_cases_are_capped_with_the_budget_exact(
 ) -> None:
     scores = published(model)
     means = np.array(
-        list(alpha.block_means(scores.layers, np.array([x.values["alpha_peak"] for x in scores.layers])).values())
+        list(block_means(scores.layers, np.array([x.values["alpha_peak"] for x in scores.layers])).values())
     )
     proportions = (means - means.min()) / np.ptp(means) * 2 * tau + (1 - tau)
     # blocks are equally large, so eta needs no weights: the published closed form passes 1

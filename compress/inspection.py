@@ -23,7 +23,7 @@ class MatrixFacts:
     zeros: int
     dense_bytes: int
     bitmask_bytes: int
-    group: str | None  # the tightest of 2:4 and 4:8 that every group obeys, if the matrix is half zeros or more
+    group: str | None  # N:4 or N:8 that every group obeys with groups that are full; else 2:4 or 4:8 if obeyed
 
     @property
     def sparsity(self) -> float:
@@ -82,7 +82,9 @@ def _facts(weight: Array, block: int) -> MatrixFacts:
 
 
 def _group(alive: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> str | None:
-    for keep, block in ((2, 4), (4, 8)):
-        if alive.shape[1] % block == 0 and alive.reshape(-1, block).sum(1).max(initial=0) <= keep:
-            return f"{keep}:{block}"
-    return None
+    """alive [out, in]. A pattern is what the matrix was cut to if its mean group is as full as its fullest one."""
+    columns, density = alive.shape[1], float(alive.mean()) if alive.size else 0.0
+    fullest = {m: int(alive.reshape(-1, m).sum(1).max(initial=0)) for m in (4, 8) if columns % m == 0}
+    cut = [f"{n}:{m}" for m, n in fullest.items() if n < m and density * m > n - 0.5]
+    obeyed = [f"{n}:{m}" for n, m in ((2, 4), (4, 8)) if fullest.get(m, m) <= n]
+    return next(iter(cut + obeyed), None)

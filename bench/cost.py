@@ -1,0 +1,190 @@
+"""What products cost on this machine, for `tailcut allocate --speedup`: every shape of a model, dense and by sparsity.
+
+tailcut's CPU kernels can multiply single matrices outside of a session, so each shape of a dense package is timed alone
+in the package's own precision: matrices of random values, as many copies in turn as keep the caches as cold as the
+model's other weights would. The settings of a shape take turns, round by round, because a machine's speed drifts. Then
+the dense package decodes, and what its step takes beyond its products is the fixed part: head, attention, overhead.
+
+Results of `tailcut bench-gpu` hold products already: `from_gpu` reads a table from them, without the fixed part.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, cast, get_args
+
+import ml_dtypes
+import numpy as np
+
+from tailcut import __version__
+from tailcut.allocation import Dense, Pattern, Unstructured, parse_nm
+from tailcut.bench.engines import tailcut as engine
+from tailcut.bench.gpu import DENSE, GpuResult
+from tailcut.bench.lock import machine_lock
+from tailcut.bench.machine import describe_machine, l3_bytes, pinned_cpus
+from tailcut.bench.roofline import read_dimensions
+from tailcut.bench.worker import Worker, WorkerError
+from tailcut.cost import Cost, CostTable, Shape
+from tailcut.errors import InputError, MissingEnvironmentError
+from tailcut.kernels.library import CpuMatrix
+from tailcut.kernels.timing import time_pool
+from tailcut.manifest import Manifest, read_manifest
+from tailcut.progress import Reporter, silent
+from tailcut.quantised import Precision, groups
+from tailcut.results import Workload
+
+SPARSITIES: Final = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
+_FLOATS: Final[dict[str, Any]] = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+_BITS: Final = {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8, "int4": 4}
+_GPU_WORDS: Final = {"bf16": "bfloat16", "int8": "int8", "int4": "int4"}
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How long to measure: `rounds` turns of `calls` products a setting, `steps` decode steps before and after."""
+
+    rounds: int = 8
+    calls: int = 8
+    steps: int = 16
+
+
+def measure_costs(
+    package: Path,
+    *,
+    threads: int,
+    sparsities: Sequence[float] = SPARSITIES,
+    effort: Effort = Effort(),
+    report: Reporter = silent,
+) -> CostTable:
+    """Costs of the products of a dense package on tailcut's CPU kernels, with the fixed part of its decode step."""
+    if reason := engine.available() or engine.unfit(package, Workload()):
+        raise MissingEnvironmentError(reason)
+    manifest, precision = read_manifest(package), _precision(package)
+    if any(layer.plan.pattern.sparsity for layer in manifest.layers.values()):
+        raise InputError(f"{package}: was cut; costs are measured on the dense package of the model")
+    patterns: tuple[Pattern, ...] = (
+        Dense(),
+        *(Unstructured(sparsity) for sparsity in sorted(set(sparsities)) if sparsity > 0.0),
+    )
+    shapes = sorted({layer.shape for layer in manifest.layers.values()})
+    with machine_lock(report):
+        machine = describe_machine()
+        steps = _steps(package, threads, effort)
+        entries: list[Cost] = []
+        for done, shape in enumerate(shapes, 1):
+            entries += _shape_costs(shape, patterns, precision, threads, effort, _pool_bytes(manifest, precision))
+            report("cost", done, len(shapes), f"{shape[0]} x {shape[1]}")
+        steps += _steps(package, threads, effort)
+    made_by = f"tailcut {__version__} cost"
+    table = CostTable("tailcut", machine, threads, tuple(entries), {}, {precision: steps}, made_by)
+    products = sum(table.curve(layer.shape, precision).dense_ms for layer in manifest.layers.values())
+    fixed = {precision: max(0.0, float(np.median(steps)) - products)}
+    return CostTable("tailcut", machine, threads, tuple(entries), fixed, {precision: steps}, made_by)
+
+
+def from_gpu(result: GpuResult) -> CostTable:
+    """The products of one row in a result of `tailcut bench-gpu`: dense, 2:4 and unstructured, where dense is beside."""
+    entries = []
+    for product in result.products:
+        read = _contender(product.contender)
+        if product.rows == 1 and read is not None and product.us:
+            ms = tuple(us / 1e3 for us in product.us)
+            entries.append(Cost(product.shape, read[0], read[1], float(np.median(ms)), ms))
+    if not entries:
+        raise InputError("the GPU result holds no products of one row; run tailcut bench-gpu with --rows 1")
+    return CostTable("tailcut-cuda", result.machine, 1, tuple(entries), {}, {}, result.made_by)
+
+
+def _contender(name: str) -> tuple[Pattern, Precision] | None:
+    """ "2:4 bf16" -> (NM(2, 4), "bfloat16"); None for what is not tailcut's or dense."""
+    if name == DENSE:
+        return Dense(), "bfloat16"
+    if name == "int4":
+        return Dense(), "int4"
+    found = re.fullmatch(r"(?:unstructured (\d+)%|(\d+:\d+)) (bf16|int8|int4)", name)
+    if found is None:
+        return None
+    pattern: Pattern = Unstructured(int(found[1]) / 100) if found[1] else parse_nm(found[2])
+    return pattern, cast(Precision, _GPU_WORDS[found[3]])
+
+
+def _precision(package: Path) -> Precision:
+    stated = read_manifest(package).details.get("precision", "float32")
+    if stated not in get_args(Precision):
+        raise InputError(f"{package}: its manifest says precision {stated!r}; export it again")
+    return cast(Precision, stated)
+
+
+def _pool_bytes(manifest: Manifest, precision: Precision) -> int:
+    """Weights that a step reads between two uses of a matrix, but no more than what empties the caches."""
+    return min(2 * max(l3_bytes(), 1 << 25), manifest.prunable_parameters * _BITS[precision] // 8)
+
+
+def _shape_costs(
+    shape: Shape, patterns: Sequence[Pattern], precision: Precision, threads: int, effort: Effort, pool_bytes: int
+) -> list[Cost]:
+    """Every pattern of one shape, each once a round; a sample is the median of a round's calls."""
+    pools = {pattern: _pool(shape, pattern.sparsity, precision, pool_bytes) for pattern in patterns}
+    x = np.random.default_rng(1).standard_normal((1, shape[1]), np.float32)
+    samples: dict[Pattern, list[float]] = {pattern: [] for pattern in patterns}
+    with _pinned(threads):
+        for turn in range(-1, effort.rounds):  # the first turn warms up
+            for pattern, pool in pools.items():
+                seconds = time_pool(pool, x, threads, effort.calls, max(turn, 0) * effort.calls)
+                if turn >= 0:
+                    samples[pattern].append(1e3 * float(np.median(seconds)))
+    return [Cost(shape, p, precision, float(np.median(ms)), tuple(ms)) for p, ms in samples.items()]
+
+
+def _pool(shape: Shape, sparsity: float, precision: Precision, pool_bytes: int) -> list[CpuMatrix]:
+    """Copies of one random matrix: what is in them does not matter, only how much and that it is not cached."""
+    parts = _random_parts(shape, sparsity, precision)
+    first = CpuMatrix(shape=shape, **parts)
+    copies = max(2, pool_bytes // max(1, first.describe().bytes))
+    return [first, *(CpuMatrix(shape=shape, **parts) for _ in range(copies - 1))]
+
+
+def _random_parts(shape: Shape, sparsity: float, precision: Precision) -> dict[str, Any]:
+    """Values, mask and scales of a matrix [out, in] as CpuMatrix takes them."""
+    rng = np.random.default_rng(0)
+    keep = rng.random(shape, np.float32) >= sparsity
+    mask = np.packbits(keep, axis=1, bitorder="little") if sparsity else None
+    count = int(keep.sum()) if sparsity else shape[0] * shape[1]
+    if precision in _FLOATS:
+        return {"values": rng.standard_normal(count, np.float32).astype(_FLOATS[precision]), "mask": mask}
+    if precision == "int8":
+        values = rng.integers(-127, 128, count, np.int8)
+        return {"values": values, "mask": mask, "scales": np.full(shape[0], 0.01, np.float32)}
+    nibbles = rng.integers(1, 16, count + count % 2, np.uint8)
+    scales = np.full((shape[0], groups(shape[1])), 0.01, np.float32)
+    return {"values": nibbles[::2] | nibbles[1::2] << 4, "mask": mask, "scales": scales}
+
+
+def _steps(package: Path, threads: int, effort: Effort) -> tuple[float, ...]:
+    """Milliseconds of the dense package's decode steps."""
+    context = 4 * effort.steps
+    workload = Workload(prompt_tokens=1, new_tokens=effort.steps, context=context, threads=threads)
+    tokens = np.random.default_rng(0).integers(0, read_dimensions(package).vocab, (1, context), np.int64)
+    launch = engine.launch(package, "decode", workload)
+    with Worker(launch) as worker:
+        worker.ask("open", **launch.settings)
+        evidence, _ = worker.ask("describe")
+        if reason := engine.refuse(evidence):
+            raise WorkerError(f"{package}: {reason}")
+        _, arrays = worker.ask("decode", {"tokens": tokens}, context=context, seed=0, steps=effort.steps, warmup=2)
+        worker.close()
+    return tuple(float(ms) for ms in arrays["ms"])
+
+
+@contextmanager
+def _pinned(threads: int) -> Iterator[None]:
+    """This process on the CPUs that the engine's threads get, for as long as the context lasts."""
+    everything = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, pinned_cpus(threads))
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, everything)

@@ -1,0 +1,107 @@
+"""Cost tables measured with tailcut's kernels on a tiny package, and read from a GPU result."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tailcut import codec
+from tailcut.allocation import NM, Budget, Dense, LayerPlan, LayerScore, LayerScores, Unstructured
+from tailcut.bench.cost import Effort, from_gpu, measure_costs
+from tailcut.bench.gpu import GpuResult
+from tailcut.compress.allocators import Settings, allocate
+from tailcut.cost import CostTable
+from tailcut.errors import InputError
+from tailcut.export.run import export
+from tailcut.kernels import library
+from tailcut.manifest import read_manifest, write_manifest
+
+TinyModel = Callable[..., Path]
+needs_kernels = pytest.mark.skipif(library.problem() is not None, reason="tailcut's kernels are not compiled here")
+GPU_RESULT = Path(__file__).parents[2] / "benchmarks" / "results" / "gpu_kernels.json"
+LITTLE = Effort(rounds=2, calls=2, steps=4)
+
+
+@pytest.fixture
+def package(tiny_model: TinyModel, tmp_path: Path) -> Path:
+    export(tiny_model("llama"), tmp_path / "dense")
+    return tmp_path / "dense"
+
+
+def scores_of(package: Path) -> LayerScores:
+    layers = read_manifest(package).layers
+    items = [
+        LayerScore(name, int(name.split(".")[2]), layer.shape, {"alpha_peak": 2.0 + 0.1 * place})
+        for place, (name, layer) in enumerate(layers.items())
+    ]
+    return LayerScores("tiny", tuple(items), sum(item.parameters for item in items))
+
+
+@needs_kernels
+@pytest.mark.parametrize("precision", ["float32", "int8", "int4"])
+def test_every_shape_of_a_package_is_timed(tiny_model: TinyModel, tmp_path: Path, precision: str) -> None:
+    export(tiny_model("llama"), tmp_path / "dense", weights=precision)  # type: ignore[arg-type]
+    table = measure_costs(tmp_path / "dense", threads=1, sparsities=(0.5, 0.8), effort=LITTLE)
+    shapes = {layer.shape for layer in read_manifest(tmp_path / "dense").layers.values()}
+    patterns = (Dense(), Unstructured(0.5), Unstructured(0.8))
+    assert {(e.shape, e.pattern) for e in table.entries} == {(s, p) for s in shapes for p in patterns}
+    assert table.precisions == (precision,)
+    assert all(len(entry.samples_ms) == 2 and entry.ms > 0 for entry in table.entries)
+    assert len(table.dense_step_ms[table.precisions[0]]) == 8
+    assert table.fixed_ms[table.precisions[0]] >= 0.0
+    codec.save(table, tmp_path / "cost.json")
+    assert codec.load(CostTable, tmp_path / "cost.json") == table
+
+
+@needs_kernels
+def test_a_measured_table_serves_the_allocator(package: Path) -> None:
+    table = measure_costs(package, threads=1, sparsities=(0.5,), effort=LITTLE)
+    allocation = allocate("latency", scores_of(package), Budget(0.0, speedup=1.0), Settings(cost=table))
+    assert float(allocation.provenance["predicted_speedup"]) >= 1.0 - 1e-6
+
+
+@needs_kernels
+def test_a_sparse_package_is_refused(package: Path) -> None:
+    manifest = read_manifest(package)
+    layers = {name: replace(layer, plan=LayerPlan(Unstructured(0.5))) for name, layer in manifest.layers.items()}
+    write_manifest(replace(manifest, layers=layers), package)
+    with pytest.raises(InputError, match="was cut; costs are measured on the dense package"):
+        measure_costs(package, threads=1, effort=LITTLE)
+
+
+def test_a_gpu_result_says_what_its_kernels_accelerate() -> None:
+    result = codec.load(GpuResult, GPU_RESULT)
+    table = from_gpu(result)
+    assert table.precisions == ("bfloat16", "int4", "int8")
+    curve = table.curve((4096, 4096), "bfloat16")
+    found = result.product((4096, 4096), 1, "2:4 bf16")
+    assert found is not None
+    assert found.median_us is not None
+    assert curve.ms(NM(2, 4)) == pytest.approx(found.median_us / 1e3)
+    assert set(curve.groups) == {NM(2, 4)}
+    assert [sparsity for sparsity, _ in curve.points] == [0.5, 0.8]
+    with pytest.raises(InputError, match="no dense 4096 x 4096 matrix at int8"):
+        table.curve((4096, 4096), "int8")
+
+
+def test_on_that_gpu_a_speed_is_a_mixture() -> None:
+    shapes = [(4096, 4096)] * 2 + [(11008, 4096), (4096, 11008)]
+    layers = [
+        LayerScore(f"b{b}.m{m}", b, shape, {"alpha_peak": 2.0 + b + 0.1 * m})
+        for b in range(4)
+        for m, shape in enumerate(shapes)
+    ]
+    scores = LayerScores("made", tuple(layers), sum(layer.parameters for layer in layers))
+    table = from_gpu(codec.load(GpuResult, GPU_RESULT))
+    settings = Settings(cost=table, precision="bfloat16")
+    allocation = allocate("latency", scores, Budget(0.0, speedup=1.4), settings)
+    kinds = {plan.pattern.kind for plan in allocation.plans.values()}
+    assert len(kinds) > 1
+    assert float(allocation.provenance["predicted_speedup"]) >= 1.4 - 1e-6
+    assert float(allocation.provenance["gap_at_most"]) < 0.05
+
+
+def test_a_result_without_single_rows_is_refused() -> None:
+    with pytest.raises(InputError, match="no products of one row"):
+        from_gpu(replace(codec.load(GpuResult, GPU_RESULT), products=()))

@@ -57,15 +57,20 @@ def require_divisible(name: str, columns: int, pattern: NM) -> None:
         )
 
 
+def require_groups(name: str, after: Tensor, pattern: Pattern) -> None:
+    """Check that no group of a matrix [out, in] keeps more than N:M allows; other patterns have no groups."""
+    if isinstance(pattern, NM):
+        kept = (after != 0).reshape(len(after), -1, pattern.block).sum(-1)
+        if int(kept.max()) > pattern.keep:
+            raise InputError(f"{name}: a group keeps {int(kept.max())} weights, {pattern} allows {pattern.keep}")
+
+
 def require_plan(name: str, before: Tensor, after: Tensor, pattern: Pattern) -> None:
     """Check a pruned matrix [out, in] against its plan: zeros within one rounding step, N:M in every group.
 
     A rounding step is one weight a row. Weights that were zero before and are kept add zeros, never remove any.
     """
-    if isinstance(pattern, NM):
-        kept = (after != 0).reshape(len(after), -1, pattern.block).sum(-1)
-        if int(kept.max()) > pattern.keep:
-            raise InputError(f"{name}: a group keeps {int(kept.max())} weights, {pattern} allows {pattern.keep}")
+    require_groups(name, after, pattern)
     zeros, natural = int((after == 0).sum()), int((before == 0).sum())
     planned, step = pattern.sparsity * before.numel(), int(before.shape[0])
     if not planned - step <= zeros <= planned + natural + 1:

@@ -5,6 +5,7 @@ tailcut reads a packed directory: its index and its shards have names that trans
 that `from_pretrained` says that there are no weights instead of inventing the matrices it does not find.
 """
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -25,6 +26,7 @@ from tailcut.errors import InputError
 from tailcut.files import new_directory
 from tailcut.manifest import Manifest, file_entries, try_manifest, write_manifest
 from tailcut.progress import Reporter, silent
+from tailcut.sidecar import PREFIX as SIDECAR_PREFIX
 
 PREFIX: Final = "packed-"  # of the shards
 PACK_BELOW: Final = 0.9  # a matrix is packed if that saves a tenth of its bytes
@@ -81,6 +83,8 @@ def _rewrite(source: Path, directory: Path, *, packing: bool, report: Reporter) 
         checkpoint.release()
     report("pack" if packing else "unpack", len(files), len(files))
     copy_companions(source, directory)
+    for sidecar in sorted(source.glob(f"{SIDECAR_PREFIX}*")):
+        shutil.copyfile(sidecar, directory / sidecar.name)
     if packing:
         write_index(directory, written, PACKED_INDEX_NAME)
     elif [path.name for path in written] != [SINGLE_NAME]:

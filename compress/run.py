@@ -1,7 +1,8 @@
-"""Allocation + calibration text -> a pruned model directory, block by block, durable and resumable.
+"""Allocation + calibration text -> a pruned and quantised model directory, block by block, durable and resumable.
 
 Block i is pruned with statistics of its dense self on inputs that the already pruned blocks 0..i-1 produced;
-then it runs again, pruned and in its stored precision, for block i+1. Every finished block is a shard on disk.
+then it runs again, pruned and in its stored precision, for block i+1. Every finished block is a shard on disk, with the
+integers of its quantised matrices beside it (tailcut.sidecar), written first: a shard that is there has its integers.
 A run that was killed replays finished blocks from their shards, forward only, so that the result is byte for
 byte that of an undisturbed run.
 """
@@ -24,12 +25,13 @@ from tailcut.checkpoint import Checkpoint, float32, read_shard, write_index
 from tailcut.compress.blocks import Stream, max_positions, open_stream
 from tailcut.compress.calibration import Calibration, CalibrationTokens, draw
 from tailcut.compress.companions import copy_companions
-from tailcut.compress.cutting import cut_block
+from tailcut.compress.cutting import Method, cut_block
 from tailcut.compress.discovery import Linear, linears_of_skeleton
 from tailcut.compress.journal import Found, Journal, open_journal
 from tailcut.compress.masks import require_divisible
 from tailcut.compress.packing import pack_into
 from tailcut.compress.pruners import Pruner
+from tailcut.compress.quantisers import Quantiser
 from tailcut.compress.resident import Weights
 from tailcut.compress.skeleton import build_skeleton
 from tailcut.compress.spectra import resolve_device
@@ -37,8 +39,11 @@ from tailcut.errors import InputError, MissingEnvironmentError
 from tailcut.files import require_absent
 from tailcut.manifest import Manifest, RealisedLayer, file_entries, read_manifest, try_manifest, write_manifest
 from tailcut.progress import Reporter, silent
+from tailcut.sidecar import Errors, errors_of, file_name
 
 PRUNERS: Final = "tailcut.compress.pruners"
+QUANTISERS: Final = "tailcut.compress.quantisers"
+JOINT_PRUNER: Final = "sparsegpt"  # whose sweep a quantiser that prunes is
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,8 @@ class _Job:
     linears: tuple[Linear, ...]
     allocation: Allocation
     pruner_name: str
-    pruner: Pruner
+    quantiser_name: str | None  # None: no plan has bits
+    method: Method
     calibration: Calibration
     tokens: CalibrationTokens | None  # None: the pruner needs no statistics
     source: str  # fingerprint of the model's files
@@ -66,6 +72,10 @@ class _Job:
         """File of block `number`; the last file, number == blocks, holds everything else."""
         return f"model-{number + 1:05d}-of-{self.blocks + 1:05d}.safetensors"
 
+    def sidecar(self, number: int) -> str:
+        """File of the integers of block `number`, where it has any."""
+        return file_name(number, self.blocks)
+
     def fingerprint(self) -> str:
         """Equal fingerprints, equal bytes."""
         parts = {
@@ -73,6 +83,7 @@ class _Job:
             "plans": {name: asdict(plan) for name, plan in sorted(self.allocation.plans.items())},
             "provenance": dict(self.allocation.provenance),
             "pruner": self.pruner_name,
+            "quantiser": [self.quantiser_name, self.method.clip],
             "tokens": self.tokens.sha256 if self.tokens else None,
             "device": self.weights.device.type,
             "versions": [__version__, torch.__version__, transformers.__version__],
@@ -86,17 +97,22 @@ def compress(
     out: Path,
     *,
     pruner: str = "wanda",
+    quantiser: str = "gptq",
+    clip: bool = True,
     calibration: Calibration,
     device: str = "auto",
     pack: bool = False,
     report: Reporter = silent,
 ) -> Manifest:
-    """Prune the model as the allocation says and write a Hugging Face directory with a manifest to `out`.
+    """Cut the model as the allocation says and write a Hugging Face directory with a manifest to `out`.
 
+    `quantiser` rounds the matrices whose plans have bits; `clip` searches their scales below 8 bits by squared error.
     `pack` stores the cut matrices bitmask-packed: smaller, but only tailcut reads it back (`tailcut unpack`).
     """
     require_absent(out)
-    job = _prepare(model_dir, allocation, pruner, calibration, device, report)
+    method = _method(allocation, pruner, quantiser, clip)
+    names = pruner, quantiser if method.quantiser else None
+    job = _prepare(model_dir, allocation, names, method, calibration, device, report)
     _require_disk(job, out, pack)
     journal, found = open_journal(out, job.fingerprint())
     _tell(job, journal, found, report)
@@ -120,25 +136,44 @@ def _tell(job: _Job, journal: Journal, found: Found, report: Reporter) -> None:
         report("compress", 0, job.blocks, "an unfinished run with other settings was removed; started afresh")
 
 
+def _method(allocation: Allocation, pruner: str, quantiser: str, clip: bool) -> Method:
+    """The named pruner, and the quantiser if a plan has bits."""
+    module = cast(Pruner, plugins.load(PRUNERS, pruner))
+    rounding = cast(Quantiser, plugins.load(QUANTISERS, quantiser))
+    if all(plan.bits is None for plan in allocation.plans.values()):
+        return Method(module)
+    if rounding.PRUNES and pruner != JOINT_PRUNER:
+        raise InputError(
+            f"the quantiser {quantiser} prunes in {JOINT_PRUNER}'s own sweep, not as {pruner} does; "
+            f"choose --pruner {JOINT_PRUNER}, or --quantiser gptq after {pruner}"
+        )
+    return Method(module, rounding, clip)
+
+
 def _prepare(
-    model_dir: Path, allocation: Allocation, pruner: str, calibration: Calibration, device: str, report: Reporter
+    model_dir: Path,
+    allocation: Allocation,
+    names: tuple[str, str | None],
+    method: Method,
+    calibration: Calibration,
+    device: str,
+    report: Reporter,
 ) -> _Job:
     """Every check that needs no output, so that a wrong input fails before anything is written."""
-    module = cast(Pruner, plugins.load(PRUNERS, pruner))
     where = resolve_device(device)
     checkpoint = Checkpoint(model_dir)
     skeleton = build_skeleton(checkpoint)
     linears = linears_of_skeleton(checkpoint, skeleton)
     _require_matching(allocation, linears)
     tokens = None
-    if module.NEEDS != "nothing":
+    if any(method.needs(plan) for plan in allocation.plans.values()):
         tokens = draw(calibration, model_dir, max_positions(skeleton.model))
     for number, name in enumerate(checkpoint.names):
         report("check", number + 1, len(checkpoint.names), name)
         checkpoint.read_finite(name)
         checkpoint.release()
     weights = Weights(checkpoint, skeleton, where, torch.float32)
-    return _Job(weights, linears, allocation, pruner, module, calibration, tokens, checkpoint.fingerprint())
+    return _Job(weights, linears, allocation, *names, method, calibration, tokens, checkpoint.fingerprint())
 
 
 def _require_matching(allocation: Allocation, linears: Sequence[Linear]) -> None:
@@ -151,10 +186,6 @@ def _require_matching(allocation: Allocation, linears: Sequence[Linear]) -> None
         plan = allocation.plans[linear.name]
         if isinstance(plan.pattern, NM):
             require_divisible(linear.name, linear.shape[1], plan.pattern)
-        if plan.bits is not None:
-            raise InputError(
-                f"{linear.name}: the plan asks for {plan.bits} bits; compress prunes and does not quantise"
-            )
 
 
 def _require_disk(job: _Job, out: Path, pack: bool) -> None:
@@ -163,6 +194,8 @@ def _require_disk(job: _Job, out: Path, pack: bool) -> None:
     size = sum(
         checkpoint.dtype(n).itemsize * int(np.prod(checkpoint.shape(n), dtype=np.int64)) for n in checkpoint.names
     )
+    integers = sum(linear.parameters for linear in job.linears if job.allocation.plans[linear.name].bits is not None)
+    size += integers  # a byte a weight at most, beside them
     parent = next(path for path in out.absolute().parents if path.exists())
     earlier = sum(path.stat().st_size for path in out.with_name(f"{out.name}.work").glob("model/*"))
     needed, free = size * (2 if pack else 1) - earlier, shutil.disk_usage(parent).free
@@ -182,9 +215,10 @@ def _write_blocks(job: _Job, journal: Journal, report: Reporter) -> None:
     for index in range(missing[-1] + 1):
         report("compress", index, job.blocks, f"block {index}")
         if index in missing:
-            journal.store(
-                job.shard(index), cut_block(job.weights, index, _of(job, index), job.allocation, job.pruner, stream)
-            )
+            cut = cut_block(job.weights, index, _of(job, index), job.allocation, job.method, stream)
+            if cut.sidecar:
+                journal.store(job.sidecar(index), cut.sidecar)
+            journal.store(job.shard(index), cut.tensors)
         if stream is not None and index < missing[-1]:
             with job.weights.block(index, read_shard(journal.model / job.shard(index))) as block:
                 stream.advance(index, block)
@@ -235,13 +269,17 @@ def _manifest(job: _Job, directory: Path) -> Manifest:
 
 
 def _realised(job: _Job, directory: Path) -> dict[str, RealisedLayer]:
-    """Zeros as counted in the written files."""
+    """Zeros as counted in the written files, errors as noted beside the integers."""
     realised: dict[str, RealisedLayer] = {}
     for index in range(job.blocks):
         arrays = read_shard(directory / job.shard(index))
+        sidecar = directory / job.sidecar(index)
+        integers = read_shard(sidecar) if sidecar.is_file() else {}
         for linear in _of(job, index):
+            plan = job.allocation.plans[linear.name]
             zeros = int(np.count_nonzero(float32(arrays[linear.tensor]) == 0.0))
-            realised[linear.name] = RealisedLayer(job.allocation.plans[linear.name], linear.shape, zeros)
+            errors = Errors(0.0, None) if plan.bits is None else errors_of(linear.name, integers)
+            realised[linear.name] = RealisedLayer(plan, linear.shape, zeros, errors.error, errors.output_error)
     return realised
 
 
@@ -252,6 +290,8 @@ def _details(job: _Job) -> Mapping[str, str | int | float | bool | None]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
+    if job.quantiser_name is not None:
+        details |= {"quantiser": job.quantiser_name, "clip": job.method.clip, "mean_bits": _mean_bits(job)}
     if job.tokens is None:
         return details
     return details | {
@@ -262,3 +302,11 @@ def _details(job: _Job) -> Mapping[str, str | int | float | bool | None]:
         "calibration_seqlen": int(job.tokens.tokens.shape[1]),
         "seed": job.calibration.seed,
     }
+
+
+def _mean_bits(job: _Job) -> float:
+    """Bits of a quantised weight, zeros and scales not counted."""
+    bits = {linear: job.allocation.plans[linear.name].bits for linear in job.linears}
+    counted = {linear: count for linear, count in bits.items() if count is not None}
+    weights = sum(linear.parameters for linear in counted)
+    return sum(count * linear.parameters for linear, count in counted.items()) / weights

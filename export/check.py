@@ -28,12 +28,13 @@ from tailcut.checkpoint import Checkpoint
 from tailcut.errors import InputError, MissingEnvironmentError
 from tailcut.export.fused_check import FusedRunner
 from tailcut.export.layouts import Storage
-from tailcut.export.quantise import round_trip
+from tailcut.export.quantise import Matrix, round_trip
 from tailcut.export.spec import DecoderSpec
 from tailcut.kernels.decoder import Decoder, Ints
 from tailcut.kernels.package import FUSED_NAME, MODEL_NAME
 from tailcut.kernels.session import session_options
 from tailcut.quantised import Precision
+from tailcut.sidecar import Sidecars
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,10 +93,12 @@ def _plain_session(graph: Path) -> Any:  # noqa: ANN401 onnxruntime has no types
     return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
 
 
-def check_package(model_dir: Path, directory: Path, spec: DecoderSpec, storage: Storage) -> Details:
+def check_package(
+    model_dir: Path, directory: Path, spec: DecoderSpec, storage: Storage, sidecars: Sidecars | None = None
+) -> Details:
     """Compare model.onnx, and fused.onnx where there is one, with torch *at the stored weights*; for the manifest."""
     model = load_torch(model_dir)
-    round_weights(model, spec, storage)
+    round_weights(model, spec, storage, sidecars or Sidecars())
     portable = compare(model, Decoder(None, session=_plain_session(directory / MODEL_NAME)))
     found: Details = dict(require(portable, model_dir).details())
     if (directory / FUSED_NAME).is_file():
@@ -109,22 +112,33 @@ def check_package(model_dir: Path, directory: Path, spec: DecoderSpec, storage: 
     return found
 
 
-def round_weights(model: "PreTrainedModel", spec: DecoderSpec, storage: Storage) -> None:
-    """Give torch the weights that the package stores, so that only arithmetic is compared."""
+def round_weights(model: "PreTrainedModel", spec: DecoderSpec, storage: Storage, sidecars: Sidecars) -> None:
+    """Give torch the weights that the package stores, so that only arithmetic is compared.
+
+    Matrices with integers are q * scale, which the directory's dtype may hold rounded.
+    """
     inside = [*spec.linears, *(name for name in (spec.project_in, spec.project_out) if name)]
     ends = [model.get_input_embeddings(), *([] if spec.tied else [model.get_output_embeddings()])]  # type: ignore[no-untyped-call]
     for name in inside:
         weight = cast("Tensor", model.get_submodule(name).weight).data
-        _round(weight.T if spec.conv1d else weight, storage.weights)
+        matrix = weight.T if spec.conv1d else weight
+        if name in sidecars:
+            _put(matrix, sidecars.read(name).dense())
+        else:
+            _round(matrix, storage.weights)
     for module in ends:
         _round(cast("Tensor", module.weight).data, storage.head)
 
 
 def _round(weight: "Tensor", precision: Precision) -> None:
+    if precision != "float32":
+        _put(weight, round_trip(weight.numpy(), precision))
+
+
+def _put(weight: "Tensor", values: Matrix) -> None:
     import torch
 
-    if precision != "float32":
-        weight.copy_(torch.from_numpy(np.ascontiguousarray(round_trip(weight.numpy(), precision))))
+    weight.copy_(torch.from_numpy(np.ascontiguousarray(values)))
 
 
 def require(parity: Parity, model_dir: Path) -> Parity:

@@ -65,7 +65,12 @@ def encode(matrix: Matrix, layout: Layout, precision: Precision) -> tuple[Form, 
         half = to_half(matrix, precision)
         return half_form(half, layout), _loss(matrix, half.astype(np.float32))
     q, scales = quantise(matrix, "int8" if precision == "int8" else "int4")
-    return integer_form(q, scales, layout), _loss(matrix, dequantise(q, scales))
+    return integer_form(q, scales, layout), rounding_loss(matrix, q, scales)
+
+
+def rounding_loss(matrix: Matrix, q: Integers, scales: Scales) -> Loss:
+    """What storing matrix [out, in] as integers changed."""
+    return _loss(matrix, dequantise(q, scales))
 
 
 def float_form(matrix: Array, layout: Layout) -> Form:

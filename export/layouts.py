@@ -5,24 +5,30 @@
               zeros are left out of a matrix when it is smaller without them
 
 A joined matrix is named after its modules, `model.layers.0.self_attn.q_proj+k_proj+v_proj`; its rows follow in that order.
+
+Matrices that the source directory holds as integers (tailcut.sidecar) keep them, whatever the storage says of the rest, so
+modules of one input may have several precisions: neighbours of the same one share a matrix, and the outputs are joined.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import cast, get_args
 
 import numpy as np
 
 from tailcut.allocation import Dense, LayerPlan
+from tailcut.checkpoint import float32
 from tailcut.errors import InputError
-from tailcut.export.forms import Form, Layout, Loss, check_layout, encode
+from tailcut.export.forms import Form, Layout, Loss, check_layout, encode, integer_form, rounding_loss
 from tailcut.export.functions import ACTIVATION_BITS, INTEGER_OPS
 from tailcut.export.graph import Graph
-from tailcut.export.quantise import HALVES, Matrix, check_precision
+from tailcut.export.quantise import HALVES, Matrix, check_precision, quantise
 from tailcut.export.weights import Weights
 from tailcut.kernels.stored import JOIN
 from tailcut.manifest import RealisedLayer
-from tailcut.quantised import CachePrecision, HeadPrecision, Precision
+from tailcut.quantised import CachePrecision, HeadPrecision, Integers, Precision, Scales, container
+from tailcut.sidecar import Sidecars
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,19 +85,33 @@ class Linears:
     weights: Weights
     storage: Storage
     plans: Mapping[str, LayerPlan] = field(default_factory=dict)  # of the source manifest
+    sidecars: Sidecars = field(default_factory=Sidecars)  # of the source directory
     realised: dict[str, RealisedLayer] = field(default_factory=dict)
     written: dict[str, Written] = field(default_factory=dict)
 
     def over(self, graph: Graph) -> "Linears":
         """The same matrices for a second graph over the same data file."""
-        return Linears(graph, self.weights, self.storage, self.plans, self.realised, self.written)
+        return Linears(graph, self.weights, self.storage, self.plans, self.sidecars, self.realised, self.written)
 
     def apply(self, x: str, module: str, out: int, inputs: int) -> str:
         """x [..., in] -> x W^T + b [..., out]; the bias is added if the checkpoint has one."""
         return self.apply_joined(x, (module,), (out,), inputs)
 
     def apply_joined(self, x: str, modules: Sequence[str], sizes: Sequence[int], inputs: int) -> str:
-        """x [..., in] -> the outputs of several modules side by side, [..., sum of sizes], from one matrix."""
+        """x [..., in] -> the outputs of several modules side by side, [..., sum of sizes], from as few matrices."""
+        pairs = zip(modules, sizes, strict=True)
+        runs = [dict(run) for _, run in groupby(pairs, key=lambda pair: self.precision(pair[0]))]
+        parts = [self._apply_one(x, tuple(run), tuple(run.values()), inputs) for run in runs]
+        return parts[0] if len(parts) == 1 else self.graph.op("Concat", *parts, axis=-1)
+
+    def precision(self, module: str) -> Precision:
+        """How one module's matrix is stored."""
+        bits = self.sidecars.bits(module)
+        if bits is not None:
+            return container(bits)
+        return self.storage.head if module == self.weights.spec.head else self.storage.weights
+
+    def _apply_one(self, x: str, modules: Sequence[str], sizes: Sequence[int], inputs: int) -> str:
         name = joined_name(modules)
         if name not in self.written:
             self._store(name, modules, sizes, inputs)
@@ -118,13 +138,36 @@ class Linears:
         return self.written[name]
 
     def _store(self, name: str, modules: Sequence[str], sizes: Sequence[int], inputs: int) -> None:
-        precision = self.storage.head if name == self.weights.spec.head else self.storage.weights
+        precision = self.precision(modules[0])
+        if precision in ("int8", "int4"):
+            pairs = zip(modules, sizes, strict=True)
+            parts = [self._integers(module, size, inputs, precision) for module, size in pairs]
+            q, scales = (np.concatenate(part) if len(part) > 1 else part[0] for part in zip(*parts, strict=True))
+            self.write(name, integer_form(q, scales, self.storage.layout))
+            return
         form, loss = encode(self._matrix(modules, sizes, inputs), self.storage.layout, precision)
         self.write(name, form)
         begin = 0
         for module, size in zip(modules, sizes, strict=True):
             rows = slice(begin, begin := begin + size)
             self.realised[module] = realised(self.plans.get(module), loss, rows, inputs)
+
+    def _integers(self, module: str, size: int, inputs: int, precision: Precision) -> tuple[Integers, Scales]:
+        """q [out, in] and scales of one module, from the source's own integers where it has them."""
+        matrix = self.weights.matrix(module, size, inputs)
+        if module not in self.sidecars:
+            q, scales = quantise(matrix, precision)
+            loss = rounding_loss(matrix, q, scales)
+            self.realised[module] = realised(self.plans.get(module), loss, slice(0, size), inputs)
+            return q, scales
+        kept = self.sidecars.read(module)
+        if not np.array_equal(float32(kept.stored(self.weights.dtype(module))), matrix):
+            raise InputError(
+                f"{module}: the stored weights are not those of its integers; compress the model again, or remove "
+                "manifest.json to export the weights as they are"
+            )
+        self.realised[module] = replace(self.sidecars.layers[module], zeros=int((kept.q == 0).sum()))
+        return kept.q, kept.scales
 
     def _matrix(self, modules: Sequence[str], sizes: Sequence[int], inputs: int) -> Matrix:
         parts = [self.weights.matrix(module, size, inputs) for module, size in zip(modules, sizes, strict=True)]

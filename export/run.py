@@ -32,6 +32,7 @@ from tailcut.kernels.package import DATA_NAME, FUSED_NAME, MODEL_NAME
 from tailcut.manifest import Manifest, RealisedLayer, file_entries, try_manifest, write_manifest
 from tailcut.progress import Reporter, silent
 from tailcut.quantised import CachePrecision, HeadPrecision, Precision
+from tailcut.sidecar import Sidecars, open_sidecars
 
 FAMILIES: Final = "tailcut.export.families"
 SIDE_FILES: Final = (
@@ -52,11 +53,12 @@ _STAGES: Final = ("build", "check structure", "compare with torch", "hash")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What is exported: the checkpoint, what it describes, and its manifest if it has one."""
+    """What is exported: the checkpoint, what it describes, its manifest if it has one, and the integers it keeps."""
 
     checkpoint: Checkpoint
     spec: DecoderSpec
     manifest: Manifest | None
+    sidecars: Sidecars
 
     @property
     def weights(self) -> Weights:
@@ -83,7 +85,7 @@ def export(
 ) -> Manifest:
     """Write the package `out`; a failed check raises InputError and leaves `out` as it was.
 
-    weights: how the matrices are rounded. head: the same for output head and token embedding; None follows the weights,
+    weights: how the matrices are rounded; those that the directory holds as integers keep them. head: the same for output head and token embedding; None follows the weights,
     but gives int4 weights an int8 head. activation_bits: 8 or 16, how the kernels round the activations of int8 and int4
     matrices. kv_cache: how fused.onnx keeps keys and values; None is float32 beside float32 weights, else float16.
     """
@@ -95,7 +97,7 @@ def export(
         report("export", 1, len(_STAGES), _STAGES[1])
         check_structure(directory / MODEL_NAME)
         report("export", 2, len(_STAGES), _STAGES[2])
-        parity = check_package(model_dir, directory, source.spec, chosen) if check else {}
+        parity = check_package(model_dir, directory, source.spec, chosen, source.sidecars) if check else {}
         report("export", 3, len(_STAGES), _STAGES[3])
         copy_side_files(model_dir, directory)
         details: Details = {"variant": "onnx", "opset": OPSET, "checked": check, **facts(linears), **parity}
@@ -109,7 +111,8 @@ def open_source(model_dir: Path) -> Source:
     """Read config and headers; InputError names an unknown family or a missing file."""
     checkpoint = Checkpoint(model_dir)
     spec = describe(checkpoint.config, model_dir)
-    return Source(checkpoint, spec, try_manifest(model_dir))
+    manifest = try_manifest(model_dir)
+    return Source(checkpoint, spec, manifest, open_sidecars(model_dir, manifest))
 
 
 def describe(config: Mapping[str, object], model_dir: Path) -> DecoderSpec:
@@ -130,7 +133,7 @@ def write_decoder(source: Source, directory: Path, storage: Storage) -> Linears:
     """Write model.onnx, fused.onnx where the family allows it, and their data; what the matrices became."""
     with DataFile(directory / DATA_NAME) as data:
         graph = Graph(data, OPSET)
-        linears = Linears(graph, source.weights, storage, source.plans)
+        linears = Linears(graph, source.weights, storage, source.plans, source.sidecars)
         write_model(build_decoder(Emitter(graph, source.weights, linears, source.spec)), directory / MODEL_NAME)
         if why_not(source.spec, storage) is None:
             fused = Graph(data, OPSET)

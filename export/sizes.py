@@ -1,5 +1,7 @@
 """What a package's matrices take and what storing them lost, for the manifest's details."""
 
+from collections import Counter
+
 from tailcut.export.fused import MAX_POSITIONS, needs_onnxruntime, positions_held, why_not
 from tailcut.export.layouts import Linears
 from tailcut.kernels.stored import module_names
@@ -14,7 +16,7 @@ def facts(linears: Linears) -> Facts:
     weights = sum(layer.shape[0] * layer.shape[1] for name, layer in linears.realised.items() if name in spec.linears)
     found: Facts = {
         "layout": storage.layout,
-        "precision": storage.weights,
+        "precision": _precision(linears),
         "head_precision": storage.head,
         "activation_bits": storage.activation_bits,
         "linear_bytes": blocks,
@@ -29,6 +31,14 @@ def facts(linears: Linears) -> Facts:
         found["fused_positions_bound"] = MAX_POSITIONS
         found["fused_needs_onnxruntime"] = needs_onnxruntime(spec)
     return found | _errors(linears)
+
+
+def _precision(linears: Linears) -> str:
+    """Of the block linears: the one they share, or `mixed` and how many have which."""
+    counts = Counter(linears.precision(module) for module in linears.weights.spec.linears)
+    if len(counts) == 1:
+        return next(iter(counts))
+    return "mixed: " + ", ".join(f"{count} {precision}" for precision, count in sorted(counts.items()))
 
 
 def linear_bytes(linears: Linears) -> int:

@@ -5,6 +5,7 @@ loads them; the spec lists the prefixes that may be absent.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,10 @@ class Weights:
     def has(self, module: str, part: str = "weight") -> bool:
         """Whether the checkpoint stores `module.part`."""
         return self._find(module, part) is not None
+
+    def dtype(self, module: str) -> np.dtype[Any]:
+        """How a module's weight is stored."""
+        return self.checkpoint.dtype(self._name(module, "weight"))
 
     def vector(self, module: str, part: str, size: int) -> Matrix:
         """A bias or norm weight, float32 [size]."""

@@ -9,10 +9,11 @@ chosen per group from the weights as corrected so far.
 Inputs that were never active (H_jj = 0) go first. The paper's code zeroes them all; we stop at the plan, because
 an input that is silent on the calibration text may still speak elsewhere.
 
-Not here: joint quantisation, which is the quantisers' business.
+The same sweep serves the quantisers (gptq, joint): a `Rounder` says what a kept weight becomes.
 """
 
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Protocol
 
 import torch
 from torch import Tensor
@@ -27,6 +28,31 @@ BLOCK: Final = 128
 DAMPING: Final = (0.01, 0.1, 1.0)  # share of the mean diagonal; the first that gives a Cholesky factor is used
 
 
+class Rounder(Protocol):
+    """What the weights that a sweep keeps become."""
+
+    def begin(self, start: int, kept: Tensor) -> None:
+        """The sweep arrives at column `start`: kept [columns, rows] of its block as corrected so far, removed ones zero."""
+        ...
+
+    def round(self, column: int, kept: Tensor) -> Tensor:
+        """Weights [rows] of one column, removed ones zero -> what is stored of them."""
+        ...
+
+
+class _Exact:
+    """No rounding."""
+
+    def begin(self, start: int, kept: Tensor) -> None:
+        pass
+
+    def round(self, column: int, kept: Tensor) -> Tensor:
+        return kept
+
+
+EXACT: Final = _Exact()
+
+
 def prune(weight: Tensor, pattern: Pattern, stats: Statistics) -> Tensor:
     """weight [out, in] float32 with `stats.hessian` [in, in] -> pruned and corrected weight."""
     if isinstance(pattern, Dense) or pattern.sparsity == 0.0:
@@ -37,7 +63,7 @@ def prune(weight: Tensor, pattern: Pattern, stats: Statistics) -> Tensor:
         require_divisible("matrix", int(weight.shape[1]), pattern)
     dead = stats.hessian.diagonal() == 0
     with exact_float32():
-        return _sweep(weight.clone(), inverse_factor(stats.hessian), dead, pattern)
+        return sweep(weight.clone(), inverse_factor(stats.hessian), dead, pattern)
 
 
 def inverse_factor(hessian: Tensor) -> Tensor:
@@ -70,9 +96,17 @@ def _damped(hessian: Tensor, damping: float) -> Tensor:
     return hessian.clone().diagonal_scatter(alive + damping * alive.mean())
 
 
-def _sweep(weight: Tensor, factor: Tensor, dead: Tensor, pattern: Pattern) -> Tensor:
+def sweep(
+    weight: Tensor,
+    factor: Tensor,
+    dead: Tensor,
+    pattern: Pattern,
+    rounder: Rounder = EXACT,
+    frozen: Tensor | None = None,
+) -> Tensor:
     """Columns left to right in blocks; `weight` [rows, columns] is changed in place and returned.
 
+    frozen: bool [rows, columns], weights that end as zero beside those that the pattern removes.
     Inside a block the work runs on its transpose, where a column of W is contiguous: a multiple faster on a CPU.
     """
     rows, columns = weight.shape
@@ -80,35 +114,56 @@ def _sweep(weight: Tensor, factor: Tensor, dead: Tensor, pattern: Pattern) -> Te
     for start in range(0, columns, width):
         stop = min(start + width, columns)
         inner, local = weight[:, start:stop].T.contiguous(), factor[start:stop, start:stop]
-        count = count_removed(rows * stop, pattern.sparsity) - count_removed(rows * start, pattern.sparsity)
-        mask = None if isinstance(pattern, NM) else _block_mask(inner, local, dead[start:stop], count)
-        errors = _block_columns(inner, local, dead[start:stop], mask, pattern)
+        held = torch.zeros_like(inner, dtype=torch.bool) if frozen is None else frozen[:, start:stop].T
+        block = _Block(inner, local, dead[start:stop], held)
+        if isinstance(pattern, NM):
+            mask = block.groups(slice(None), pattern)
+        else:
+            count = count_removed(rows * stop, pattern.sparsity) - count_removed(rows * start, pattern.sparsity)
+            mask = block.lowest(count)
+        rounder.begin(start, inner.masked_fill(mask, 0.0))
+        errors = _block_columns(block, mask, pattern, rounder, start)
         weight[:, start:stop] = inner.T
         weight[:, stop:].addmm_(errors.T, factor[start:stop, stop:], alpha=-1.0)
     return weight
 
 
-def _saliency(inner: Tensor, diagonal: Tensor, dead: Tensor) -> Tensor:
-    """w^2 / U_jj^2 of transposed weights [columns, rows]; dead inputs below everything."""
-    return ((inner / diagonal[:, None]) ** 2).masked_fill(dead[:, None], -1.0)
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Transposed weights [columns, rows], their square of the factor, dead columns, and weights that end as zero."""
+
+    inner: Tensor
+    factor: Tensor
+    dead: Tensor
+    held: Tensor
+
+    def saliency(self, part: slice) -> Tensor:
+        """w^2 / U_jj^2; held weights and dead inputs below everything."""
+        score = (self.inner[part] / self.factor.diagonal()[part, None]) ** 2
+        return score.masked_fill(self.dead[part, None], -1.0).masked_fill(self.held[part], -2.0)
+
+    def lowest(self, count: int) -> Tensor:
+        """True at the `count` lowest of the block and where a weight is held."""
+        score = self.saliency(slice(None))
+        return lowest(score.flatten(), count).view_as(score) | self.held
+
+    def groups(self, part: slice, pattern: NM) -> Tensor:
+        """True at what N:M removes of every group of some columns, by the weights as they are now."""
+        score = self.saliency(part).T.reshape(self.inner.shape[1], -1, pattern.block)
+        return lowest(score, pattern.block - pattern.keep).flatten(-2).T | self.held[part]
 
 
-def _block_mask(inner: Tensor, factor: Tensor, dead: Tensor, count: int) -> Tensor:
-    score = _saliency(inner, factor.diagonal(), dead)
-    return lowest(score.flatten(), count).view_as(score)
-
-
-def _block_columns(inner: Tensor, factor: Tensor, dead: Tensor, mask: Tensor | None, pattern: Pattern) -> Tensor:
-    """Zero and correct `inner` [columns, rows] in place; returns the scaled errors, same shape."""
+def _block_columns(block: _Block, mask: Tensor, pattern: Pattern, rounder: Rounder, start: int) -> Tensor:
+    """Zero, round and correct the block in place; returns the scaled errors [columns, rows]."""
+    inner, factor = block.inner, block.factor
     errors = torch.zeros_like(inner)
-    chosen = torch.zeros_like(inner, dtype=torch.bool) if mask is None else mask
     for column in range(len(inner)):
         if isinstance(pattern, NM) and column % pattern.block == 0:
             group = slice(column, column + pattern.block)
-            score = _saliency(inner[group], factor.diagonal()[group], dead[group])
-            chosen[group] = lowest(score.T.contiguous(), pattern.block - pattern.keep).T
-        error = torch.where(chosen[column], inner[column], 0.0) / factor[column, column]
+            mask[group] = block.groups(group, pattern)
+        kept = rounder.round(start + column, inner[column].masked_fill(mask[column], 0.0))
+        error = (inner[column] - kept) / factor[column, column]
         inner[column:].addcmul_(factor[column, column:, None], error, value=-1.0)
-        inner[column].masked_fill_(chosen[column], 0.0)
+        inner[column] = kept
         errors[column] = error
     return errors

@@ -33,7 +33,10 @@ class RealisedLayer:
     plan: LayerPlan
     shape: tuple[int, int]  # [out features, in features]
     zeros: int
-    error: float = 0.0  # ||stored - W|| / ||W||: what rounding the kept weights to fewer bits changed
+    error: float = 0.0  # ||stored - W|| / ||W||: what rounding the kept weights W to fewer bits changed
+    output_error: float | None = (
+        None  # ||(stored - W) X||^2 / ||W X||^2, W dense, X the calibration inputs; quantised only
+    )
 
     @property
     def sparsity(self) -> float:

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tailcut import manifest as manifests
-from tailcut.allocation import NM, Allocation, Dense, LayerPlan, Unstructured
+from tailcut.allocation import NM, Allocation, Dense, Unstructured
 from tailcut.checkpoint import Checkpoint, float32
 from tailcut.compress.calibration import Calibration
 from tailcut.compress.discovery import find_linears, read_weight
@@ -181,13 +181,6 @@ def test_nm_that_does_not_divide_names_the_layer(
 ) -> None:
     plan = allocate(tiny_model("llama"), half, {"layers.1.self_attn.o_proj": NM(2, 5)})
     refuse(tiny_model("llama"), tmp_path, plan, calibration, r"layers\.1\.self_attn\.o_proj: 2:5 needs .* got 32")
-
-
-def test_bits_are_not_silently_ignored(
-    tiny_model: TinyModel, allocate: Allocate, calibration: Calibration, half: Unstructured, tmp_path: Path
-) -> None:
-    plans = {name: LayerPlan(half, 4) for name in allocate(tiny_model("llama"), half).plans}
-    refuse(tiny_model("llama"), tmp_path, Allocation(plans, {}), calibration, "asks for 4 bits")
 
 
 def test_unknown_pruner_lists_the_choices(

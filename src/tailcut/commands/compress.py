@@ -1,4 +1,4 @@
-"""`tailcut compress`: cut a model as an allocation says."""
+"""`tailcut compress`: cut and round a model as an allocation says."""
 
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +18,15 @@ def command(
     pruner: Annotated[
         str, typer.Option(help="magnitude (no calibration), wanda, or sparsegpt (slower, corrects what is kept).")
     ] = "wanda",
+    quantiser: Annotated[
+        str,
+        typer.Option(
+            help="For matrices whose plan has bits: rtn (no calibration), gptq, or joint (with sparsegpt, in one sweep)."
+        ),
+    ] = "gptq",
+    clip: Annotated[
+        bool, typer.Option("--clip/--no-clip", help="Search scales below 8 bits by squared error, or take the largest.")
+    ] = True,
     calibration: Annotated[
         str, typer.Option(help='"demo" (packaged prose), a .txt or .jsonl file, or datasets:NAME from the hub.')
     ] = "demo",
@@ -30,8 +39,10 @@ def command(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON on stdout.")] = False,
 ) -> None:
-    """Prune MODEL block by block and write a directory that any `from_pretrained` loads.
+    """Prune and quantise MODEL block by block and write a directory that any `from_pretrained` loads.
 
+    Quantised matrices are stored as the weights they stand for, with their integers beside them: `tailcut export`
+    takes those and rounds nothing anew.
     Only one decoder block is in memory at a time. Finished blocks are kept in OUTPUT.work: after an interruption
     run the same command again, the result is the same byte for byte. Next: `tailcut export`.
     """
@@ -41,7 +52,18 @@ def command(
     plan = codec.load(Allocation, allocation)
     text = Calibration(calibration, samples, seqlen, seed)
     with console(quiet=json) as report:
-        manifest = compress(model, plan, out, pruner=pruner, calibration=text, device=device, pack=pack, report=report)
+        manifest = compress(
+            model,
+            plan,
+            out,
+            pruner=pruner,
+            quantiser=quantiser,
+            clip=clip,
+            calibration=text,
+            device=device,
+            pack=pack,
+            report=report,
+        )
     print(codec.to_json(manifest) if json else _summary(manifest, out, pack), end="")
 
 
@@ -49,6 +71,10 @@ def _summary(manifest: Manifest, out: Path, packed: bool) -> str:
     lines = [
         f"{out}: {manifest.sparsity:.4f} of the block linears are zero, {manifest.whole_model_sparsity:.4f} of the model"
     ]
+    if "quantiser" in manifest.details:
+        count = sum(layer.plan.bits is not None for layer in manifest.layers.values())
+        how, bits = manifest.details["quantiser"], manifest.details["mean_bits"]
+        lines.append(f"{how}: {count} of {len(manifest.layers)} matrices have integers of {bits:.2f} bits a weight")
     if packed:
         lines.append("packed: only tailcut reads this directory; `tailcut unpack` makes one for from_pretrained")
     lines += [f"note: {note}" for note in manifest.notes]

@@ -52,7 +52,10 @@ def command(
     ] = Layout.bitmask,
     weights: Annotated[
         Weights,
-        typer.Option(help="How the matrices are rounded: int8 with a scale a row, int4 with a scale a 128 columns."),
+        typer.Option(
+            help="How the matrices are rounded: int8 with a scale a row, int4 with a scale a 128 columns. Those that "
+            "`tailcut compress` has quantised keep their integers."
+        ),
     ] = Weights.float32,
     head: Annotated[
         Head | None,

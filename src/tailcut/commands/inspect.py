@@ -33,8 +33,9 @@ def command(
     if json:
         print(codec.to_json(found), end="")
         return
-    _show(found)
     manifest = try_manifest(directory)
+    _show(found)
+    _quantised(directory, manifest)
     print(_origin(manifest) if manifest else "no manifest: this directory was not made by tailcut")
 
 
@@ -47,10 +48,13 @@ def _package(directory: Path, json: bool) -> None:
     from rich.table import Table
 
     rounded = any(layer.error for layer in manifest.layers.values())
-    table = Table("matrix", "shape", "plan", "sparsity", *(["rounding error"] if rounded else []))
+    given = any(layer.plan.bits for layer in manifest.layers.values())
+    extra = [*(["bits"] if given else []), *(["rounding error"] if rounded else [])]
+    table = Table("matrix", "shape", "plan", "sparsity", *extra)
     for name, layer in manifest.layers.items():
         cells = (f"{layer.shape[0]} x {layer.shape[1]}", str(layer.plan.pattern), f"{layer.sparsity:.4f}")
-        table.add_row(name, *cells, *([f"{layer.error:.2%}"] if rounded else []))
+        bits = [str(layer.plan.bits or "")] if given else []
+        table.add_row(name, *cells, *bits, *([f"{layer.error:.2%}"] if rounded else []))
     Console().print(table)
     size = sum(entry.size_bytes for entry in manifest.files.values())
     print(f"block linears: {manifest.sparsity:.4f} zeros of {manifest.prunable_parameters:,} weights")
@@ -75,6 +79,24 @@ def _show(found: "Inspection") -> None:
     print(f"whole model:   {found.whole_model_sparsity:.4f} zeros of {found.total_parameters:,} weights")
     print(f"block linears stored dense {dense / 1e6:.1f} MB, bitmask-packed {packed / 1e6:.1f} MB")
     print(f"on disk now    {found.bytes_on_disk / 1e6:.1f} MB of safetensors")
+
+
+def _quantised(directory: Path, manifest: Manifest | None) -> None:
+    """Bits and errors of the matrices that have integers, each read and checked."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from tailcut.sidecar import open_sidecars
+
+    sidecars = open_sidecars(directory, manifest)
+    table = Table("quantised matrix", "bits", "rounding error", "squared output error")
+    for name in sidecars:
+        layer = sidecars.layers[name]
+        sidecars.read(name)
+        output = "" if layer.output_error is None else f"{layer.output_error:.3%}"
+        table.add_row(name, str(layer.plan.bits), f"{layer.error:.2%}", output)
+    if sidecars:
+        Console().print(table)
 
 
 def _origin(manifest: Manifest) -> str:

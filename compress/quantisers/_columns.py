@@ -1,0 +1,38 @@
+"""Rounding inside a sweep over columns: what `pruners.sparsegpt.sweep` asks as it goes from left to right.
+
+8 bits: one scale a row, from the weights before the sweep. Below: the scale of a group of 128 columns is taken when the
+sweep arrives there, from weights that earlier columns have corrected, as the group will be rounded as it is then.
+"""
+
+import torch
+from torch import Tensor
+
+from tailcut.allocation import Bits
+from tailcut.compress.quantisers._grid import Quantised, scale_of, to_integers
+from tailcut.quantised import GROUP, scales_shape
+
+
+class Columns:
+    """The integers and scales of one matrix as they are decided."""
+
+    def __init__(self, weight: Tensor, bits: Bits, clip: bool) -> None:
+        rows, columns = int(weight.shape[0]), int(weight.shape[1])
+        self._bits, self._clip = bits, clip
+        self._q = torch.zeros(columns, rows, dtype=torch.int8, device=weight.device)
+        self._scales = torch.zeros(scales_shape(bits, (rows, columns)), device=weight.device)
+        if bits == 8:
+            self._scales = scale_of(weight, bits, clip)
+
+    def begin(self, start: int, kept: Tensor) -> None:
+        """The sweep arrives at column `start`; kept [columns, rows] of the block as corrected, removed ones zero."""
+        if self._bits != 8:
+            self._scales[:, start // GROUP] = scale_of(kept.T, self._bits, self._clip)
+
+    def round(self, column: int, kept: Tensor) -> Tensor:
+        """Weights [rows] of one column -> the same on the grid."""
+        scales = self._scales if self._bits == 8 else self._scales[:, column // GROUP]
+        self._q[column] = to_integers(kept, scales, self._bits)
+        return self._q[column].float() * scales
+
+    def result(self) -> Quantised:
+        return Quantised(self._q.T.contiguous(), self._scales)

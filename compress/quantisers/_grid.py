@@ -1,0 +1,69 @@
+"""Symmetric grids: scales of a matrix, weights to integers and back. Torch's side of tailcut.quantised.
+
+The scale of n weights is max |w| / largest, or, searched, the one of CLIPS times that with the least squared error: at
+4 bits and below a group loses less by cutting its outliers than by a coarse step (the `mse` grid of GPTQ's code does
+the same search with the 2.4th power of the error).
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from tailcut.allocation import Bits
+from tailcut.quantised import GROUP, LARGEST
+
+# 3 and 2 bits want about 0.7 and 0.45 of the largest of 128 normal weights; 4 bits 0.9
+CLIPS: Final = tuple(1.0 - 0.025 * step for step in range(29))
+_TINY: Final = torch.finfo(torch.float32).tiny
+
+
+@dataclass(frozen=True, slots=True)
+class Quantised:
+    """W = q * scale: q int8 [out, in]; scales float32 [out] at 8 bits, [out, ceil(in / 128)] below."""
+
+    q: Tensor
+    scales: Tensor
+
+    def dense(self) -> Tensor:
+        """W float32 [out, in]."""
+        return self.q.float() * spread(self.scales, int(self.q.shape[1]))
+
+
+def spread(scales: Tensor, columns: int) -> Tensor:
+    """Scales [out] or [out, groups] -> one that multiplies [out, columns]."""
+    if scales.ndim == 1:
+        return scales[:, None]
+    return scales.repeat_interleave(GROUP, 1)[:, :columns]
+
+
+def scale_of(weight: Tensor, bits: Bits, clip: bool) -> Tensor:
+    """One scale a row: weight [rows, n] float32 -> [rows]; 0 where a row is all zeros."""
+    largest = LARGEST[bits]
+    scales = weight.abs().amax(1) / largest
+    scales = torch.where(scales >= _TINY, scales, 0.0)  # a subnormal scale would overflow when it divides
+    return _searched(weight, scales, bits) if clip and bits < 8 else scales
+
+
+def scales_of(weight: Tensor, bits: Bits, clip: bool) -> Tensor:
+    """Scales of a matrix [out, in] -> [out] at 8 bits, [out, ceil(in / 128)] below."""
+    if bits == 8:
+        return scale_of(weight, bits, clip)
+    return torch.stack([scale_of(group, bits, clip) for group in torch.split(weight, GROUP, 1)], 1)
+
+
+def to_integers(weight: Tensor, scales: Tensor, bits: Bits) -> Tensor:
+    """Nearest integers (ties to even) of weights over scales of a shape that divides them -> int8."""
+    steps = torch.where(scales > 0, scales, 1.0)
+    return (weight / steps).round_().clamp_(-LARGEST[bits], LARGEST[bits]).to(torch.int8)
+
+
+def _searched(weight: Tensor, scales: Tensor, bits: Bits) -> Tensor:
+    best, least = scales, torch.full_like(scales, torch.inf)
+    for factor in CLIPS:
+        tried = scales * factor
+        step = tried[:, None]
+        error = (to_integers(weight, step, bits).float().mul_(step).sub_(weight)).square_().sum(1)
+        best, least = torch.where(error < least, tried, best), torch.minimum(error, least)
+    return torch.where(best >= _TINY, best, 0.0)

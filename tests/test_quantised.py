@@ -1,0 +1,384 @@
+"""Bits from the allocation to the package: compressed, resumed, exported, the same integers all the way."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tailcut import codec
+from tailcut import manifest as manifests
+from tailcut.allocation import NM, Allocation, Bits, Dense, LayerPlan, Pattern, Unstructured
+from tailcut.checkpoint import Checkpoint, float32, write_shard
+from tailcut.compress.calibration import Calibration
+from tailcut.compress.discovery import find_linears, read_weight
+from tailcut.compress.journal import Journal
+from tailcut.compress.packing import pack, unpack
+from tailcut.compress.run import compress
+from tailcut.errors import InputError
+from tailcut.export.run import export
+from tailcut.kernels.decoder import Decoder
+from tailcut.kernels.package import open_package
+from tailcut.kernels.stored import module_names, stored_matrices
+from tailcut.manifest import RealisedLayer
+from tailcut.sidecar import open_sidecars
+
+TinyModel = Callable[..., Path]
+Plans = dict[str, LayerPlan]
+
+
+@pytest.fixture(scope="session")
+def calibration(tmp_path_factory: pytest.TempPathFactory) -> Calibration:
+    path = tmp_path_factory.mktemp("text") / "calibration.txt"
+    path.write_text(" ".join(f"{37 * i * i % 1009} sheep of {i % 13} farms" for i in range(130)))
+    return Calibration(str(path), samples=6, seqlen=24, seed=1)
+
+
+def plan(
+    directory: Path, pattern: Pattern, bits: Bits | None, others: dict[str, LayerPlan] | None = None
+) -> Allocation:
+    """The same for every linear, but for those whose name has a part of `others`."""
+    plans = {}
+    for linear in find_linears(Checkpoint(directory)):
+        chosen = [value for part, value in (others or {}).items() if part in linear.name]
+        plans[linear.name] = chosen[0] if chosen else LayerPlan(pattern, bits)
+    return Allocation(plans, {"allocator": "test"})
+
+
+def stored_weights(directory: Path) -> dict[str, Any]:
+    checkpoint = Checkpoint(directory)
+    return {linear.name: read_weight(checkpoint, linear) for linear in find_linears(checkpoint)}
+
+
+def test_every_family_is_stored_as_its_integers_say(
+    family: str, tiny_model: TinyModel, calibration: Calibration, tmp_path: Path
+) -> None:
+    check_stored(tiny_model(family), "gptq", calibration, tmp_path / "out")
+
+
+@pytest.mark.parametrize("quantiser", ["rtn", "joint"])
+def test_every_quantiser_is_stored_as_its_integers_say(
+    quantiser: str, tiny_model: TinyModel, calibration: Calibration, tmp_path: Path
+) -> None:
+    check_stored(tiny_model("gpt2"), quantiser, calibration, tmp_path / "out")
+
+
+def check_stored(source: Path, quantiser: str, calibration: Calibration, out: Path) -> None:
+    """Plans of every kind; weights, integers, counts and errors of the result agree, and transformers loads it."""
+    allocation = plan(source, Unstructured(0.5), 4)
+    first, *_, last = allocation.plans
+    plans = dict(allocation.plans) | {first: LayerPlan(Dense(), 8), last: LayerPlan(NM(2, 4))}
+    made = compress(
+        source, Allocation(plans, {}), out, pruner="sparsegpt", quantiser=quantiser, calibration=calibration
+    )
+    assert manifests.verify(out) == made
+    sidecars, weights = open_sidecars(out, made), stored_weights(out)
+    assert set(sidecars) == set(plans) - {last}
+    for name in sidecars:
+        assert np.array_equal(sidecars.read(name).dense(), weights[name])  # a float32 model: exactly
+        layer = made.layers[name]
+        assert layer.plan == plans[name]
+        assert layer.zeros == int((weights[name] == 0).sum()) >= int(layer.plan.pattern.sparsity * weights[name].size)
+        assert 0 < layer.error < 1
+        if quantiser != "rtn" or plans[name].pattern != Dense():  # else no Hessian was collected
+            assert 0 < (layer.output_error or 0) < 1
+    model = AutoModelForCausalLM.from_pretrained(out)
+    assert torch.isfinite(model(torch.tensor([[1, 2, 3]])).logits).all()
+
+
+def test_round_to_nearest_needs_no_calibration(tiny_model: TinyModel, tmp_path: Path) -> None:
+    source = tiny_model("llama", "bfloat16")
+    nowhere = Calibration("/nowhere.txt")
+    made = compress(source, plan(source, Dense(), 8), tmp_path / "out", quantiser="rtn", calibration=nowhere)
+    assert (made.details["quantiser"], made.details["mean_bits"]) == ("rtn", 8.0)
+    assert all(layer.output_error is None for layer in made.layers.values())
+    before, after = stored_weights(source), stored_weights(tmp_path / "out")
+    for name, integral in ((name, open_sidecars(tmp_path / "out", made).read(name)) for name in before):
+        assert after[name].dtype == before[name].dtype
+        assert np.array_equal(after[name], integral.stored(before[name].dtype))
+        # half a step of 127 to the largest of the row, and half a unit of bfloat16's 8 bits
+        largest = np.abs(float32(before[name])).max(1, keepdims=True)
+        assert (np.abs(float32(after[name]) - float32(before[name])) <= largest * (0.51 / 127 + 2**-8)).all()
+
+
+def test_masks_of_any_pruner_are_kept(tiny_model: TinyModel, calibration: Calibration, tmp_path: Path) -> None:
+    source = tiny_model("llama")
+    for pruner in ("magnitude", "wanda"):
+        pruned, both = tmp_path / f"{pruner}-p", tmp_path / f"{pruner}-q"
+        first = [name for name in plan(source, Dense(), None).plans if ".layers.0." in name]  # later blocks see others
+        compress(source, plan(source, NM(2, 4), None), pruned, pruner=pruner, calibration=calibration)
+        compress(source, plan(source, NM(2, 4), 3), both, pruner=pruner, quantiser="gptq", calibration=calibration)
+        a, b = stored_weights(pruned), stored_weights(both)
+        for name in first:
+            assert (b[name][a[name] == 0] == 0).all()
+
+
+def test_an_earlier_runs_zeros_survive_rounding(
+    tiny_model: TinyModel, calibration: Calibration, tmp_path: Path
+) -> None:
+    source = tiny_model("llama")
+    compress(source, plan(source, Unstructured(0.5), None), tmp_path / "p", pruner="magnitude", calibration=calibration)
+    compress(tmp_path / "p", plan(source, Dense(), 4), tmp_path / "q", quantiser="gptq", calibration=calibration)
+    a, b = stored_weights(tmp_path / "p"), stored_weights(tmp_path / "q")
+    assert all((b[name][a[name] == 0] == 0).all() for name in a)
+
+
+@pytest.mark.parametrize("pruner", ["sparsegpt"])
+@pytest.mark.parametrize("quantiser", ["gptq", "joint"])
+def test_interrupted_runs_end_in_the_same_bytes(
+    quantiser: str,
+    pruner: str,
+    tiny_model: TinyModel,
+    calibration: Calibration,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = tiny_model("llama")
+    chosen = plan(source, Unstructured(0.5), 4, {"layers.1.": LayerPlan(Unstructured(0.5))})  # block 1 has no sidecar
+
+    def run(out: Path) -> dict[str, bytes]:
+        compress(source, chosen, out, pruner=pruner, quantiser=quantiser, calibration=calibration)
+        return {path.name: path.read_bytes() for path in sorted(out.iterdir())}
+
+    whole = run(tmp_path / "whole")
+    assert sorted(name for name in whole if "quantised" in name) == [
+        "quantised-00001-of-00003.safetensors",
+        "quantised-00003-of-00003.safetensors",
+    ]
+    store, count = Journal.store, 0
+
+    class Stopped(Exception):  # noqa: N818  (an interruption, not an error of the program)
+        pass
+
+    for stop in range(6):  # two sidecars, three blocks, the rest
+        count = 0
+
+        def stopping(journal: Journal, shard: str, tensors: Any, limit: int = stop) -> Path:
+            nonlocal count
+            count += 1
+            if count > limit:
+                raise Stopped
+            return store(journal, shard, tensors)
+
+        out = tmp_path / f"stopped-{stop}"
+        monkeypatch.setattr(Journal, "store", stopping)
+        with pytest.raises(Stopped):
+            run(out)
+        monkeypatch.setattr(Journal, "store", store)
+        assert run(out) == whole
+
+
+def test_another_quantiser_is_another_run(tiny_model: TinyModel, calibration: Calibration, tmp_path: Path) -> None:
+    """The fingerprint knows the quantiser: integers of one are never finished by another."""
+    source = tiny_model("llama")
+    made = {}
+    for quantiser, clip in (("rtn", True), ("gptq", True), ("gptq", False)):
+        out = tmp_path / f"{quantiser}-{clip}"
+        compress(source, plan(source, Dense(), 3), out, quantiser=quantiser, clip=clip, calibration=calibration)
+        made[out.name] = (out / "quantised-00001-of-00003.safetensors").read_bytes()
+    assert len(set(made.values())) == 3
+
+
+def test_joint_is_sparsegpts(tiny_model: TinyModel, calibration: Calibration, tmp_path: Path) -> None:
+    source = tiny_model("llama")
+    for pruner, match in (
+        ("wanda", "joint prunes in sparsegpt's own sweep, not as wanda does"),
+        ("luck", "unknown pruner"),
+    ):
+        with pytest.raises(InputError, match=match):
+            compress(
+                source,
+                plan(source, Unstructured(0.5), 4),
+                tmp_path / "out",
+                pruner=pruner,
+                quantiser="joint",
+                calibration=calibration,
+            )
+    with pytest.raises(InputError, match="unknown quantiser 'luck'; choose one of gptq, joint, rtn"):
+        compress(source, plan(source, Dense(), 4), tmp_path / "out", quantiser="luck", calibration=calibration)
+    assert not (tmp_path / "out.work").exists()
+
+
+def test_packed_directories_keep_their_integers(tiny_model: TinyModel, tmp_path: Path) -> None:
+    source = tiny_model("llama")
+    made = compress(
+        source, plan(source, Unstructured(0.5), 4), tmp_path / "q", pruner="magnitude", quantiser="rtn",
+        calibration=Calibration(),
+    )  # fmt: skip
+    pack(tmp_path / "q", tmp_path / "packed")
+    unpack(tmp_path / "packed", tmp_path / "unpacked")
+    for name in ("packed", "unpacked"):
+        sidecars = open_sidecars(tmp_path / name, manifests.verify(tmp_path / name))
+        assert set(sidecars) == set(made.layers)
+
+
+# export
+
+
+MIXED: dict[str, LayerPlan] = {
+    "layers.0.self_attn.k_proj": LayerPlan(Unstructured(0.5), 8),  # q, k and v of three precisions
+    "layers.0.self_attn.v_proj": LayerPlan(Dense()),
+    "layers.0.mlp.up_proj": LayerPlan(NM(2, 4), 8),
+    "layers.1.mlp.down_proj": LayerPlan(Unstructured(0.7), 3),
+    "layers.1.self_attn.o_proj": LayerPlan(Dense(), 2),
+    "layers.2.self_attn.": LayerPlan(Dense(), 8),
+}
+
+
+@pytest.fixture(scope="session")
+def mixed(
+    tiny_model: TinyModel, calibration: Calibration, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """mixed(dtype): a llama with heads wide enough for fused.onnx, and every kind of plan in it."""
+    made: dict[str, Path] = {}
+
+    def make(dtype: str) -> Path:
+        if dtype not in made:
+            source = tiny_model("llama", dtype, head_dim=16, hidden_size=144, num_attention_heads=8)
+            made[dtype] = tmp_path_factory.mktemp("mixed") / dtype
+            chosen = plan(source, Unstructured(0.5), 4, MIXED)
+            compress(source, chosen, made[dtype], pruner="sparsegpt", quantiser="gptq", calibration=calibration)
+        return made[dtype]
+
+    return make
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("layout", ["bitmask", "dense"])
+def test_packages_hold_the_directorys_integers(
+    dtype: str, layout: Literal["bitmask", "dense"], mixed: Callable[[str], Path], tmp_path: Path
+) -> None:
+    source = mixed(dtype)
+    before = manifests.verify(source)
+    made = export(source, tmp_path / "p", layout=layout)
+    sidecars, seen = open_sidecars(source, before), set()
+    for matrix in stored_matrices(open_package(tmp_path / "p")):
+        begin, whole = 0, matrix.dense()
+        for module in module_names(matrix.name):
+            rows = slice(begin, begin := begin + made.layers[module].shape[0])
+            if module not in sidecars:
+                continue
+            seen.add(module)
+            want = sidecars.read(module)
+            assert matrix.kind.endswith("Int8" if want.bits == 8 else "Int4")
+            assert matrix.scales is not None
+            assert np.array_equal(matrix.scales[rows], want.scales)
+            assert np.array_equal(whole[rows], want.dense())
+    assert seen == set(sidecars)
+    for name, layer in made.layers.items():
+        assert layer.plan == before.layers[name].plan
+        if name in sidecars:
+            assert (layer.error, layer.output_error) == (before.layers[name].error, before.layers[name].output_error)
+    assert made.details["precision"] == "mixed: 1 float32, 14 int4, 6 int8"
+    assert made.details["parity_top1_agreement"] == 1.0
+    assert (layout == "dense") == ("fused_parity_max_abs_error" not in made.details)
+
+
+def logits_of(model: Any, ids: np.ndarray[Any, Any]) -> Any:
+    with torch.inference_mode():
+        return model(torch.from_numpy(ids)).logits.numpy()
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_logits_are_those_of_the_directory(
+    bits: Bits, tiny_model: TinyModel, calibration: Calibration, tmp_path: Path
+) -> None:
+    source = tiny_model("llama")
+    compress(source, plan(source, Unstructured(0.5), bits), tmp_path / "q", pruner="wanda", calibration=calibration)
+    export(tmp_path / "q", tmp_path / "p")
+    ids = np.arange(24).reshape(2, 12) * 7 % 258
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "q", attn_implementation="eager")
+    want = logits_of(model, ids)
+    got = Decoder(tmp_path / "p", kernels="off").prefill(ids, np.ones_like(ids))
+    # the same float32 weights; sums of 64 products in another order, three blocks: a few 1e-7 of the largest logit each
+    assert np.abs(got - want).max() < 2e-5 * np.abs(want).max()
+
+
+def test_the_rest_follows_weights(mixed: Callable[[str], Path], tmp_path: Path) -> None:
+    made = export(mixed("float32"), tmp_path / "p", weights="int8", head="int8")
+    assert made.details["precision"] == "mixed: 14 int4, 7 int8"
+    assert made.layers["model.layers.0.self_attn.v_proj"].plan.bits is None
+
+
+def test_sizes_count_what_is_stored(mixed: Callable[[str], Path], tmp_path: Path) -> None:
+    made = export(mixed("float32"), tmp_path / "p")
+    package = open_package(tmp_path / "p")
+    inside = set(made.layers)
+    tensors = {tensor.name: tensor for tensor in package.model.graph.initializer}
+    nodes = [node for node in package.model.graph.node if set(module_names(node.name)) <= inside]
+    assert made.details["linear_bytes"] == sum(
+        package.array(tensors[part]).nbytes for node in nodes for part in node.input[1:] if part in tensors
+    )
+    weights = sum(layer.shape[0] * layer.shape[1] for layer in made.layers.values())
+    assert made.details["linear_bits_per_weight"] == pytest.approx(8 * int(made.details["linear_bytes"] or 0) / weights)
+
+
+def test_three_bits_take_the_bytes_of_four(tiny_model: TinyModel, tmp_path: Path) -> None:
+    source, sizes = tiny_model("llama"), []
+    for bits in (4, 3):
+        out = tmp_path / str(bits)
+        compress(source, plan(source, Dense(), bits), out, quantiser="rtn", calibration=Calibration())
+        export(out, tmp_path / f"p{bits}", layout="dense", check=False)
+        sizes.append((tmp_path / f"p{bits}" / "model.onnx.data").stat().st_size)
+    assert sizes[0] == sizes[1]
+
+
+def damaged(source: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(source, tmp_path / "damaged"))
+
+
+def test_damaged_integers_are_refused(mixed: Callable[[str], Path], tmp_path: Path) -> None:
+    copy = damaged(mixed("float32"), tmp_path)
+    path = copy / "quantised-00002-of-00003.safetensors"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x55
+    path.write_bytes(bytes(data))
+    with pytest.raises(InputError, match=r"quantised-00002-of-00003\.safetensors: differs from the manifest"):
+        export(copy, tmp_path / "p")
+    assert not (tmp_path / "p").exists()
+
+
+def test_weights_that_are_not_the_integers_are_refused(mixed: Callable[[str], Path], tmp_path: Path) -> None:
+    """A directory that was trained on after it was quantised."""
+    copy = damaged(mixed("float32"), tmp_path)
+    checkpoint, name = Checkpoint(copy), "model.layers.1.mlp.down_proj.weight"
+    shard = next(path for path in checkpoint.files if name in checkpoint.names_in(path))
+    tensors = {key: np.array(checkpoint.read(key)) for key in checkpoint.names_in(shard)}
+    tensors[name][0, 0] += 1
+    write_shard(shard, tensors)
+    with pytest.raises(
+        InputError, match=r"layers\.1\.mlp\.down_proj: the stored weights are not those of its integers"
+    ):
+        export(copy, tmp_path / "p")
+
+
+def test_commands_end_to_end(tiny_model: TinyModel, calibration: Calibration, tmp_path: Path) -> None:
+    source = tiny_model("llama", head_dim=16)
+    codec.save(plan(source, Unstructured(0.5), 8, {"mlp": LayerPlan(Unstructured(0.5), 4)}), tmp_path / "a.json")
+
+    def tailcut(*arguments: str) -> str:
+        command = [sys.executable, "-m", "tailcut", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    settings = ("--pruner", "sparsegpt", "--quantiser", "joint", "--calibration", calibration.source, "--seqlen", "24")
+    said = tailcut(
+        "compress", str(source), "-o", str(tmp_path / "q"), "--allocation", str(tmp_path / "a.json"), *settings
+    )
+    assert "joint: 21 of 21 matrices have integers of 6.00 bits a weight" in said
+    assert "squared output error" in tailcut("inspect", str(tmp_path / "q"))
+    assert "mixed: 9 int4, 12 int8" in tailcut("export", str(tmp_path / "q"), "-o", str(tmp_path / "p"))
+    assert "every file has the size and sha256" in tailcut("inspect", str(tmp_path / "p"))
+
+
+def test_manifest_layers_of_earlier_versions_are_read() -> None:
+    """`output_error` is new: a layer without it has none."""
+    old = {"plan": {"pattern": {"kind": "dense"}}, "shape": [2, 2], "zeros": 0}
+    assert codec.parse(RealisedLayer, old, "x") == RealisedLayer(LayerPlan(Dense()), (2, 2), 0)

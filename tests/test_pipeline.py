@@ -9,9 +9,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+
+from tailcut.pipeline import Run, plan
+from tailcut.recipe import Recipe
+from tailcut.stages import Stage
 
 TinyModel = Callable[..., Path]
 # what a run computes; result.json, verdict.json and the reports hold timings
@@ -178,6 +183,40 @@ def test_a_recipe_file_and_flags_on_top(tiny_model: TinyModel, tmp_path: Path) -
     done = run(recipe, tmp_path / "other")
     assert done.returncode == 2
     assert "trust_remote_code" in done.stderr
+
+
+def stages_of(model: Path, out: Path, **settings: Any) -> dict[str, Stage]:
+    recipe = Recipe(model=str(model), samples=4, seqlen=32, device="cpu", **settings)
+    return {stage.name: stage for stage in plan(Run(recipe, out), "fingerprint")}
+
+
+def test_an_allocator_gets_the_scores_it_reads(
+    tiny_model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    stages = stages_of(tiny_model("llama"), tmp_path, allocator="owl", sparsity=0.6, seed=3)
+    stages["measure"].work()
+    stages["allocate"].work()
+    said = json.loads((tmp_path / "scores.json").read_text())["measured"]
+    assert said["metrics"] == "alpha_mid,alpha_peak,owl"
+    assert (said["calibration_samples"], said["calibration_seqlen"], said["seed"]) == ("4", "32", "3")
+    assert json.loads((tmp_path / "allocation.json").read_text())["provenance"]["allocator"] == "owl"
+
+
+@pytest.mark.parametrize(("allocator", "again"), [("alpha", False), ("uniform", False), ("owl", True), ("als", True)])
+def test_another_text_measures_again_only_where_it_is_read(allocator: str, again: bool, tmp_path: Path) -> None:
+    first, other = (
+        stages_of(tmp_path, tmp_path, allocator=allocator, seed=seed)["measure"].settings for seed in (0, 1)
+    )
+    assert (first != other) == again
+
+
+def test_allocators_that_read_the_same_scores_share_their_measurement(tmp_path: Path) -> None:
+    alpha, uniform, lamp = (
+        stages_of(tmp_path, tmp_path, allocator=name)["measure"].settings for name in ("alpha", "uniform", "lamp")
+    )
+    assert alpha == uniform
+    assert alpha != lamp
 
 
 @pytest.mark.slow

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING
 from tailcut import codec
 from tailcut.allocation import Allocation, LayerScores
 from tailcut.checkpoint import Checkpoint
+from tailcut.cost import CostTable
 from tailcut.errors import InputError
+from tailcut.files import sha256_file
 from tailcut.manifest import try_manifest
 from tailcut.progress import Reporter, silent
 from tailcut.recipe import Recipe
@@ -26,6 +28,7 @@ from tailcut.stages import Stage, run_stages
 from tailcut.texts import demo_heldout
 
 if TYPE_CHECKING:
+    from tailcut.compress.calibration import Calibration
     from tailcut.results import Quality, Verdict, Workload
 
 STATIC_ENGINE = "deepsparse"  # the engine that needs the static-shape variant of a package
@@ -73,7 +76,9 @@ def plan(state: Run, model_fingerprint: str) -> tuple[Stage, ...]:
     def stage(name: str, after: tuple[str, ...], outputs: tuple[str, ...], work: Callable[[Run], None]) -> Stage:
         fields: dict[str, object] = {field: getattr(recipe, field) for field in _SETTINGS[name]}
         if name == "measure":
-            fields["model"] = model_fingerprint
+            fields |= {"model": model_fingerprint, "metrics": _metrics(recipe), "calibration": _measured_with(recipe)}
+        if name == "allocate" and recipe.cost is not None:
+            fields["cost"] = (sha256_file(Path(recipe.cost)), recipe.weights)
         if name == "export":
             fields["static"] = static
         return Stage(name, after, fields, outputs, lambda: work(state), resumes=name == "compress")
@@ -91,10 +96,13 @@ def plan(state: Run, model_fingerprint: str) -> tuple[Stage, ...]:
 
 
 # fields of compress.allocators.Settings
-_SHAPING = ("metric", "tau", "granularity", "spread", "beta", "compat", "solver", "bounds", "step")
+_SHAPING = (
+    "metric", "tau", "granularity", "spread", "beta", "compat", "solver", "bounds", "step", "group", "allow_dense",
+    "bit_tau",
+)  # fmt: skip
 _SETTINGS: dict[str, tuple[str, ...]] = {
-    "measure": ("allocator", "metric", "device"),
-    "allocate": ("sparsity", "pattern", "allocator", "cap", *_SHAPING),
+    "measure": ("device",),  # and the metrics, and with some of them the calibration text
+    "allocate": ("sparsity", "pattern", "allocator", "cap", "bits", "bit_choices", "speedup", *_SHAPING),
     "compress": ("pruner", "calibration", "samples", "seqlen", "seed", "device"),
     "export": ("engines", "context", "prompt_tokens", "weights", "head", "activation_bits", "kv_cache"),
     "quality": ("text", "text_context", "windows", "device"),
@@ -104,13 +112,40 @@ _SETTINGS: dict[str, tuple[str, ...]] = {
 }
 
 
-def _measure(state: Run) -> None:
+def _metrics(recipe: Recipe) -> tuple[str, ...]:
+    """What the report shows, what the recipe's allocator reads, and what its bits follow."""
     from tailcut.compress.allocators import metrics_needed
+
+    of_bits = () if recipe.bits is None or recipe.metric is None else (recipe.metric.replace("-", "_"),)
+    needed = (*metrics_needed(recipe.allocator, recipe.metric), *of_bits)
+    return tuple(dict.fromkeys(("alpha_mid", "alpha_peak", *needed)))
+
+
+def _measured_with(recipe: Recipe) -> tuple[object, ...]:
+    """The calibration settings where a metric reads text: elsewhere another text must not measure again."""
+    from tailcut.compress.metrics import need_text
+
+    texts = (recipe.calibration, recipe.samples, recipe.seqlen, recipe.seed)
+    return texts if need_text(_metrics(recipe)) else ()
+
+
+def _calibration(recipe: Recipe) -> "Calibration":
+    from tailcut.compress.calibration import Calibration
+
+    return Calibration(recipe.calibration, recipe.samples, recipe.seqlen, recipe.seed)
+
+
+def _measure(state: Run) -> None:
     from tailcut.compress.measure import measure, save_spectra
 
-    needed = metrics_needed(state.recipe.allocator, state.recipe.metric)
-    metrics = tuple(dict.fromkeys(("alpha_mid", "alpha_peak", *needed)))
-    measured = measure(state.model, metrics=metrics, device=state.recipe.device, report=state.report)
+    recipe = state.recipe
+    measured = measure(
+        state.model,
+        metrics=_metrics(recipe),
+        device=recipe.device,
+        calibration=_calibration(recipe),
+        report=state.report,
+    )
     save_spectra(measured.spectra, state.out / "spectra.npz")
     codec.save(measured.scores, state.out / "scores.json")
 
@@ -121,22 +156,22 @@ def _allocate(state: Run) -> None:
     recipe = state.recipe
     scores = codec.load(LayerScores, state.out / "scores.json")
     settings = Settings(**{name: getattr(recipe, name) for name in _SHAPING})
+    if recipe.cost is not None:
+        settings = replace(settings, cost=codec.load(CostTable, Path(recipe.cost)), precision=recipe.weights)
     codec.save(allocate(recipe.allocator, scores, recipe.budget(), settings), state.out / "allocation.json")
 
 
 def _compress(state: Run) -> None:
-    from tailcut.compress.calibration import Calibration
     from tailcut.compress.run import compress
 
     recipe = state.recipe
     allocation = codec.load(Allocation, state.out / "allocation.json")
-    calibration = Calibration(recipe.calibration, recipe.samples, recipe.seqlen, recipe.seed)
     compress(
         state.model,
         allocation,
         state.out / "model",
         pruner=recipe.pruner,
-        calibration=calibration,
+        calibration=_calibration(recipe),
         device=recipe.device,
         report=state.report,
     )

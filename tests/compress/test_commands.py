@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tailcut import cli, codec
+from tailcut import cli, codec, plugins
 from tailcut.allocation import NM, Allocation, LayerScore, LayerScores
 from tailcut.compress.measure import load_spectra
 from tailcut.errors import InputError
@@ -67,6 +67,49 @@ def test_measure_json_is_the_scores(tiny_model: TinyModel, tmp_path: Path, run: 
     assert codec.from_json(LayerScores, out) == codec.load(LayerScores, tmp_path / "s.json")
 
 
+def test_measure_with_text_takes_a_list_and_records_it(
+    tiny_model: TinyModel, text: Path, tmp_path: Path, run: TailcutRun
+) -> None:
+    out = tmp_path / "s.json"
+    table = run(
+        *("measure", tiny_model("llama"), "-o", out, "--metric", "owl, als", "--metric", "alpha-mid"),
+        *("--cache", tmp_path / "c", "--calibration", text, "--samples", "3", "--seqlen", "20", "--seed", "7"),
+        *("--outlier", "4", "--tokens", "30"),
+    )
+    assert "owl" in table
+    scores = codec.load(LayerScores, out)
+    said = scores.measured
+    assert said["metrics"] == "owl,als,alpha_mid"
+    assert (said["calibration"], said["calibration_samples"], said["calibration_seqlen"]) == (text.name, "3", "20")
+    assert (said["seed"], said["outlier"], said["tokens"]) == ("7", "4.0", "30")
+    assert set(scores.pairs) == {"als", "als.block"}
+
+
+def test_measure_lists_every_metric(run: TailcutRun) -> None:
+    listed = {line.replace("│", " ").split()[0] for line in run("measure", "--list").splitlines() if line[1:2] == " "}
+    assert set(plugins.names("tailcut.compress.metrics")) <= listed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--metric", "owl,nope"], "unknown metric 'nope'.*owl"),
+        (["--metric", " , "], "no metric was named"),
+        (["--metric", "owl", "--spectra", "x.npz"], "--spectra needs a metric of the spectrum, owl is none"),
+        (["--metric", "owl", "--outlier", "0"], "positive multiple"),
+        (["--metric", "als", "--tokens", "1"], "at least 2 tokens"),
+        (["--metric", "owl", "--calibration", "absent.txt"], r"absent\.txt"),
+        (["--metric", "owl", "--samples", "0"], "at least 1 sample"),
+    ],
+)
+def test_bad_metrics_and_texts_are_one_sentence(
+    arguments: list[str], sentence: str, tiny_model: TinyModel, tmp_path: Path, run: TailcutRun
+) -> None:
+    with pytest.raises(InputError, match=sentence):
+        run("measure", tiny_model("llama"), "-o", tmp_path / "s.json", *arguments)
+    assert not (tmp_path / "s.json").exists()
+
+
 def test_allocate_json_is_the_allocation(scores: Path, tmp_path: Path, run: TailcutRun) -> None:
     arguments = ("--tau", "0.2", "--granularity", "mixed", "--cap", "0.9", "--json")
     out = run("allocate", scores, "--sparsity", "0.6", *arguments, "-o", tmp_path / "a.json")
@@ -91,7 +134,10 @@ def test_allocate_a_pattern(scores: Path, tmp_path: Path, run: TailcutRun) -> No
         (["--sparsity", "0.7", "--cap", "1.5"], "cap must be"),
         (["--sparsity", "0.7", "--tau", "3"], "tau must be"),
         (["--sparsity", "0.7", "--granularity", "row"], "granularity must be block, matrix or mixed"),
-        (["--sparsity", "0.7", "--allocator", "owl9"], "unknown allocator 'owl9'; choose one of alpha, als, atp.*uniform"),
+        (
+            ["--sparsity", "0.7", "--allocator", "owl9"],
+            "unknown allocator 'owl9'; choose one of alpha, als, atp.*uniform",
+        ),
         (["--sparsity", "0.7", "--metric", "alpha-mid"], "no value of alpha_mid"),
         (["--pattern", "2:4"], "--allocator uniform"),
         (["--pattern", "2:4", "--sparsity", "0.7", "--allocator", "uniform"], "give one of them"),

@@ -1,0 +1,147 @@
+"""Cost of every metric on a model: seconds and peak memory, each in a process of its own with an empty cache.
+
+    python benchmarks/metrics.py MODEL --calibration TEXT --out benchmarks/results/alloc_metrics.json
+
+The result file keeps the raw seconds of every repetition, by model and metric; measuring some metrics of a model again
+replaces their rows and leaves the others. Metrics of the spectrum share the eigenvalues: their "warm" seconds are what one more of them costs
+when the cache holds them. Peak memory is that of the measuring process: anonymous pages, without mapped files.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from tailcut import plugins
+from tailcut.bench.machine import describe_machine
+from tailcut.files import write_file
+
+PACKAGE = "tailcut.compress.metrics"
+
+
+class AnonymousMemory(threading.Thread):
+    """Samples this process's anonymous resident memory until `stop` is set."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.peak_bytes = 0
+        self.stop = threading.Event()
+
+    def run(self) -> None:
+        while not self.stop.wait(0.01):
+            self.peak_bytes = max(self.peak_bytes, anonymous_bytes())
+
+
+def anonymous_bytes() -> int:
+    return int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0]) * 1024
+
+
+def measure_once(options: argparse.Namespace, name: str, cache: Path) -> dict[str, float]:
+    """Seconds of one `measure` call, and the memory it adds; imports and an empty run's memory are not counted."""
+    from tailcut.compress.calibration import Calibration
+    from tailcut.compress.measure import measure
+
+    text = Calibration(options.calibration, options.samples, options.seqlen)
+    memory = AnonymousMemory()
+    before = anonymous_bytes()
+    memory.start()
+    start, cpu_start = time.perf_counter(), time.process_time()
+    measure(options.model, metrics=[name], device=options.device, cache=cache, calibration=text)
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu_start
+    memory.stop.set()
+    memory.join()
+    return {"s": seconds, "cpu_s": cpu, "before_bytes": before, "peak_bytes": memory.peak_bytes}
+
+
+def in_a_process(options: argparse.Namespace, name: str, cache: Path) -> dict[str, float]:
+    command = [sys.executable, __file__, str(options.model), "--out", str(options.out), "--one", name]
+    command += ["--calibration", options.calibration, "--samples", str(options.samples)]
+    command += ["--seqlen", str(options.seqlen), "--device", options.device, "--cache", str(cache)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{name}: {done.stderr.strip().splitlines()[-1]}")
+    sample: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return sample
+
+
+def measure_metric(options: argparse.Namespace, name: str) -> dict[str, Any]:
+    """`cold` and `warm` samples: an empty cache of eigenvalues, and the one that the cold run left."""
+    from tailcut.compress.metrics import need_text
+
+    needs = plugins.load(PACKAGE, name).NEEDS
+    samples: dict[str, list[dict[str, float]]] = {"cold": [], "warm": []}
+    for _ in range(options.repeat):
+        with tempfile.TemporaryDirectory() as cache:
+            samples["cold"].append(in_a_process(options, name, Path(cache)))
+            if any(Path(cache).iterdir()):
+                samples["warm"].append(in_a_process(options, name, Path(cache)))
+    text = {"samples": options.samples, "seqlen": options.seqlen, "text": Path(options.calibration).name}
+    return {"needs": needs, "load_average": os.getloadavg()} | ({"calibration": text} if need_text([name]) else {}) | samples
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """This model's part of the result."""
+    from tailcut.checkpoint import Checkpoint
+    from tailcut.compress.discovery import find_linears
+
+    checkpoint = Checkpoint(options.model)
+    names = options.metrics.split(",") if options.metrics else plugins.names(PACKAGE)
+    rows = {}
+    for name in names:
+        rows[name] = measure_metric(options, name)
+        print(name, json.dumps(summary(rows[name])), flush=True)
+    return {
+        "parameters": checkpoint.total_parameters(),
+        "matrices": len(find_linears(checkpoint)),
+        "weights_bytes": sum(path.stat().st_size for path in options.model.glob("*.safetensors")),
+        "device": options.device,
+        "machine": asdict(describe_machine()),
+        "metrics": rows,
+    }
+
+
+def summary(row: dict[str, Any]) -> dict[str, float]:
+    """Medians of a metric's samples: seconds cold and warm, and the memory it added, in MB."""
+    numbers = {kind: median(sample["s"] for sample in row[kind]) for kind in ("cold", "warm") if row[kind]}
+    added = median(sample["peak_bytes"] - sample["before_bytes"] for sample in row["cold"])
+    return {f"{kind}_s": round(value, 3) for kind, value in numbers.items()} | {"added_mb": round(added / 1e6, 1)}
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help="a Hugging Face directory")
+    parser.add_argument("--out", type=Path, required=True, help="the JSON result, to which this model is added")
+    parser.add_argument("--calibration", default="demo", help="text for the metrics that look at inputs")
+    parser.add_argument("--samples", type=int, default=32, help="calibration sequences")
+    parser.add_argument("--seqlen", type=int, default=512, help="tokens a calibration sequence")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--repeat", type=int, default=3, help="processes a metric")
+    parser.add_argument("--metrics", help="comma-separated; all of them when left out")
+    parser.add_argument("--one", help="measure this metric in this process and print the sample (used by itself)")
+    parser.add_argument("--cache", type=Path, help="with --one: the cache of eigenvalues")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse()
+    if options.one:
+        print(json.dumps(measure_once(options, options.one, options.cache)))
+        return
+    content = json.loads(options.out.read_text()) if options.out.is_file() else {"models": {}}
+    result = {"what": "cost of the metrics", "command": "python benchmarks/metrics.py MODEL", "unit": "seconds, bytes"}
+    name, made = options.model.name, run(options)
+    made["metrics"] = content["models"].get(name, {"metrics": {}})["metrics"] | made["metrics"]
+    models = content["models"] | {name: made}
+    write_file(options.out, (json.dumps(result | {"models": models}, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()

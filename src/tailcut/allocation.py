@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isfinite, lcm
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import Annotated, ClassVar, Literal, cast, get_args
 
 from pydantic import Field
 
@@ -86,6 +86,14 @@ def parse_nm(text: str) -> NM:
     if not (colon and keep.isdigit() and block.isdigit()):
         raise InputError(f"pattern {text!r} is not N:M with N weights kept of M, such as 2:4")
     return NM(int(keep), int(block))
+
+
+def parse_bits(text: str) -> tuple[Bits, ...]:
+    """'8,4' -> (8, 4); which numbers are bits, `Budget` says."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdigit() for word in words):
+        raise InputError(f"bits {text!r} are not comma-separated numbers such as 8,4,3,2")
+    return cast(tuple[Bits, ...], tuple(int(word) for word in words))
 
 
 @dataclass(frozen=True, slots=True)

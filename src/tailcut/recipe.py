@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import yaml
 
 from tailcut import codec, plugins
-from tailcut.allocation import Budget, parse_nm
+from tailcut.allocation import Bits, Budget, parse_nm
 from tailcut.codec import FORBID_EXTRA
 from tailcut.errors import InputError
 from tailcut.quantised import CachePrecision, HeadPrecision, Precision
@@ -38,7 +38,16 @@ class Recipe:
     solver: Literal["lp", "qp"] | None = None
     bounds: tuple[float, float] | None = None
     step: float | None = None
+    group: int | None = None
+    allow_dense: bool = False
     cap: float = 0.99
+    # mean bits a weight, shared out over the layers like sparsity; None: the stored precision
+    bits: float | None = None
+    bit_choices: tuple[Bits, ...] = (8, 4, 3, 2)
+    bit_tau: float | None = None
+    # a decode speed over dense in place of a sparsity: allocator latency, with a table of `tailcut cost`
+    speedup: float | None = None
+    cost: str | None = None
     # the cutting
     pruner: str = "wanda"
     calibration: str = "demo"
@@ -67,6 +76,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         self.budget()
+        if (self.speedup is None) != (self.allocator != "latency") or (self.speedup is None) != (self.cost is None):
+            raise InputError("allocator latency, speedup and cost (a table of `tailcut cost`) go together")
         for folder, name in (("compress.allocators", self.allocator), ("compress.pruners", self.pruner)):
             plugins.require(f"tailcut.{folder}", name)
         for engine in self.engines:
@@ -87,10 +98,12 @@ class Recipe:
 
     def budget(self) -> Budget:
         """The allocation budget this recipe states."""
-        if self.pattern is None:
-            return Budget(self.sparsity, self.cap)
-        pattern = parse_nm(self.pattern)
-        return Budget(pattern.sparsity, max(self.cap, pattern.sparsity), pattern)
+        pattern = None if self.pattern is None else parse_nm(self.pattern)
+        sparsity = self.sparsity if self.speedup is None else 0.0
+        if pattern is None:
+            return Budget(sparsity, self.cap, None, self.bits, self.bit_choices, self.speedup)
+        cap = max(self.cap, pattern.sparsity)
+        return Budget(pattern.sparsity, cap, pattern, self.bits, self.bit_choices, self.speedup)
 
 
 def read_recipe(path: Path, overrides: dict[str, Any]) -> Recipe:
@@ -114,7 +127,11 @@ def make_recipe(settings: dict[str, Any], source: str) -> Recipe:
 def with_paths(recipe: Recipe) -> Recipe:
     """Absolute paths, so that a resumed run means the same files."""
     return replace(
-        recipe, model=_absolute(recipe.model), calibration=_absolute(recipe.calibration), text=_absolute(recipe.text)
+        recipe,
+        model=_absolute(recipe.model),
+        calibration=_absolute(recipe.calibration),
+        text=_absolute(recipe.text),
+        cost=recipe.cost and _absolute(recipe.cost),
     )
 
 
@@ -128,5 +145,5 @@ def _is_path(value: object) -> bool:
 
 
 def _anchor(data: dict[str, Any], base: Path) -> dict[str, Any]:
-    paths = ("model", "calibration", "text")
+    paths = ("model", "calibration", "text", "cost")
     return {key: str(base / value) if key in paths and _is_path(value) else value for key, value in data.items()}

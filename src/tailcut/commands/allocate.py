@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from tailcut import codec
-from tailcut.allocation import Allocation, Budget, LayerScores, parse_nm
+from tailcut.allocation import Allocation, Budget, LayerScores, parse_bits, parse_nm
+from tailcut.cost import CostTable
 from tailcut.errors import InputError
 from tailcut.files import require_absent
 
 if TYPE_CHECKING:
     from tailcut.compress.allocators import Granularity, Solver
+    from tailcut.quantised import Precision
 
 
 def _list(wanted: bool) -> None:
@@ -42,7 +44,12 @@ def command(
     pattern: Annotated[
         str | None, typer.Option(help="N:M with N weights kept of M, such as 2:4; with --allocator uniform.")
     ] = None,
-    allocator: Annotated[str, typer.Option(help="How layers share the budget; --list explains each.")] = "alpha",
+    allocator: Annotated[
+        str | None,
+        typer.Option(
+            help="How layers share the budget; --list explains each. [default: alpha; latency with --speedup]"
+        ),
+    ] = None,
     metric: Annotated[
         str | None,
         typer.Option(help="alpha: which of the measured scores [default: alpha_peak]; global: magnitude or wanda."),
@@ -67,6 +74,20 @@ def command(
         tuple[float, float] | None, typer.Option(help="als: least and greatest sparsity.", metavar="LOW HIGH")
     ] = None,
     step: Annotated[float | None, typer.Option(help="als: sparsities are multiples of this.")] = None,
+    group: Annotated[int | None, typer.Option(help="nm-mixed: M of N:M. [default: 8]")] = None,
+    allow_dense: Annotated[bool, typer.Option("--allow-dense", help="nm-mixed: layers may lose nothing.")] = False,
+    bits: Annotated[
+        float | None, typer.Option(help="Mean bits a weight, beside any allocator; --sparsity is then 0 if left out.")
+    ] = None,
+    bit_choices: Annotated[str, typer.Option(help="Bits a layer may get, comma-separated.")] = "8,4,3,2",
+    bit_tau: Annotated[
+        float | None, typer.Option(help="Spread of the bits; 0 gives all layers the same. [default: 0.3]")
+    ] = None,
+    speedup: Annotated[
+        float | None, typer.Option(help="Decode speed over dense to reach, in place of a sparsity; with --cost.")
+    ] = None,
+    cost: Annotated[Path | None, typer.Option(help="What products cost here, from `tailcut cost`.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Which of the cost table's precisions, if several.")] = None,
     cap: Annotated[float, typer.Option(help="No matrix loses more than this fraction.")] = 0.99,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the allocation as JSON on stdout too.")] = False,
@@ -83,7 +104,7 @@ def command(
         require_absent(out)
     from tailcut.compress.allocators import Settings, allocate
 
-    budget = _budget(sparsity, pattern, cap)
+    budget = _budget(sparsity, pattern, cap, bits, bit_choices, speedup)
     settings = Settings(
         metric=metric,
         tau=tau,
@@ -94,9 +115,15 @@ def command(
         solver=cast("Solver | None", solver),
         bounds=bounds,
         step=step,
+        group=group,
+        allow_dense=allow_dense,
+        bit_tau=bit_tau,
+        cost=None if cost is None else codec.load(CostTable, cost),
+        precision=cast("Precision | None", precision),
     )
     measured = codec.load(LayerScores, scores)
-    allocation = allocate(allocator, measured, budget, settings)
+    chosen = allocator or ("alpha" if speedup is None else "latency")
+    allocation = allocate(chosen, measured, budget, settings)
     codec.save(allocation, out)
     if json:
         print(codec.to_json(allocation), end="")
@@ -104,14 +131,18 @@ def command(
         _show(measured, allocation, out)
 
 
-def _budget(sparsity: float | None, pattern: str | None, cap: float) -> Budget:
+def _budget(
+    sparsity: float | None, pattern: str | None, cap: float, bits: float | None, choices: str, speedup: float | None
+) -> Budget:
+    allowed = parse_bits(choices)
     if pattern is None:
-        if sparsity is None:
+        if sparsity is None and bits is None and speedup is None:
             raise InputError("say how much to cut: --sparsity 0.7, or --pattern 2:4 with --allocator uniform")
-        return Budget(sparsity, cap)
+        return Budget(sparsity or 0.0, cap, None, bits, allowed, speedup)
     kept = parse_nm(pattern)
     # a pattern's own sparsity is exact for every layer, so the cap that guards uneven plans does not apply
-    return Budget(kept.sparsity if sparsity is None else sparsity, max(cap, kept.sparsity), kept)
+    wanted = kept.sparsity if sparsity is None else sparsity
+    return Budget(wanted, max(cap, kept.sparsity), kept, bits, allowed, speedup)
 
 
 def _show(scores: LayerScores, allocation: Allocation, out: Path) -> None:
@@ -134,3 +165,10 @@ def _show(scores: LayerScores, allocation: Allocation, out: Path) -> None:
     overall = allocation.sparsity(prunable)
     whole = overall * sum(prunable.values()) / max(1, scores.total_parameters)
     print(f"{out}: sparsity {overall:.4f} over the block linears, {whole:.4f} over the whole model")
+    said = allocation.provenance
+    if "predicted_ms" in said:
+        speed, dense = float(said["predicted_speedup"]), said["dense_ms"]
+        print(f"predicted: {said['predicted_ms']} ms a step against {dense} dense, {speed:.3f} times as fast")
+    for key, words in (("patterns", "patterns"), ("two_four", "hardware"), ("bit_counts", "bits")):
+        if key in said:
+            print(f"{words}: {said[key]}")

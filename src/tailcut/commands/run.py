@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tailcut import codec
+from tailcut.allocation import parse_bits
 from tailcut.progress import console
 from tailcut.recipe import Recipe, make_recipe, read_recipe, with_paths
 
@@ -24,6 +25,13 @@ def command(
     metric: Annotated[str | None, typer.Option(help="Score that alpha follows. [default: alpha_peak]")] = None,
     tau: Annotated[float | None, typer.Option(help="Spread of the alpha allocation; default by sparsity.")] = None,
     granularity: Annotated[str | None, typer.Option(help="alpha, als: block, matrix or mixed.")] = None,
+    group: Annotated[int | None, typer.Option(help="nm-mixed: M of N:M. [default: 8]")] = None,
+    bits: Annotated[float | None, typer.Option(help="Mean bits a weight, shared out like sparsity.")] = None,
+    bit_choices: Annotated[str | None, typer.Option(help="Bits a layer may get. [default: 8,4,3,2]")] = None,
+    speedup: Annotated[
+        float | None, typer.Option(help="Decode speed over dense, in place of a sparsity; with --cost.")
+    ] = None,
+    cost: Annotated[str | None, typer.Option(help="What products cost here, from `tailcut cost`.")] = None,
     cap: Annotated[float | None, typer.Option(help="No layer loses more than this. [default: 0.99]")] = None,
     pruner: Annotated[str | None, typer.Option(help="magnitude, wanda or sparsegpt. [default: wanda]")] = None,
     calibration: Annotated[str | None, typer.Option(help="demo, a .txt/.jsonl file, or datasets:NAME.")] = None,
@@ -83,6 +91,10 @@ def command(
 def _recipe(source: str, given: dict[str, Any]) -> Recipe:
     if "engines" in given:
         given["engines"] = [name.strip() for name in given["engines"].split(",") if name.strip()]
+    if "bit_choices" in given:
+        given["bit_choices"] = parse_bits(given["bit_choices"])
+    if "speedup" in given:
+        given.setdefault("allocator", "latency")
     if given.get("windows") == 0:
         given["windows"] = None
     if source.endswith((".yaml", ".yml")):

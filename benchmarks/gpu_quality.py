@@ -97,11 +97,11 @@ def window_sums(model: Model, windows: Tensor) -> list[float]:
     decoder = Decoder(model, 1, windows.shape[1])
     sums: list[float] = []
     for window in windows:
-        logits = [decoder.prefill(window[None, :1])[0].float()]
+        logits = [decoder.prefill(window[None, :1])[0].to(torch.float32, copy=True)]
         for place in range(1, len(window) - 1):
             decoder.tokens[0, place] = window[place]  # what the loop chose is replaced by what the text says
             decoder.step()
-            logits.append(decoder.logits[0].float())
+            logits.append(decoder.logits[0].to(torch.float32, copy=True))  # the graph writes over its own
         nats = cross_entropy(torch.stack(logits), window[1:], reduction="none")
         sums.append(float(nats.sum(dtype=torch.float64)))
     return sums

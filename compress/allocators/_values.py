@@ -38,7 +38,8 @@ def _value(layer: LayerScore, name: str) -> float:
     value = layer.values.get(name)
     if value is None:
         known = ", ".join(key for key in layer.values if "." not in key) or "nothing"
-        raise InputError(f"{layer.name}: no value of {name} (measured: {known}); run tailcut measure --metric {name}")
+        metric = name.partition(".")[0]  # magnitude.square comes with magnitude
+        raise InputError(f"{layer.name}: no value of {name} (measured: {known}); run tailcut measure --metric {metric}")
     if not np.isfinite(value):
         raise InputError(f"{layer.name}: {name} is {value}; measure the model again")
     return value

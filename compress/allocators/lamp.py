@@ -7,8 +7,9 @@ scores 1, a matrix's scale cancels. The scores decide only how much each matrix 
 
 They are computed from the curve `magnitude`, P quantiles of |W|: each of the P - 1 cells between two quantiles
 stands for N / (P - 1) weights with the mean square of a straight line between its ends, and is scored in its
-middle. Against the scores of every single weight of SmolLM2-135M this moves a matrix's sparsity by less than
-0.001 (1025 quantiles), which docs/allocation.md shows. A matrix of fewer weights than cells is less exact.
+middle. The last cell, whose few outliers a line would overrate, gets what the measured mean square of the whole matrix
+leaves for it. The sparsity of a matrix is then within one step of the curve, 1/1024, of what the scores of every
+single weight give (tests/compress/allocators/test_lamp.py); a matrix of fewer weights than cells is less exact.
 """
 
 from typing import Final
@@ -19,7 +20,7 @@ from tailcut.allocation import Allocation, Budget, LayerScores
 from tailcut.compress.allocators import Settings
 from tailcut.compress.allocators._budget import Vector, ordered, origin, plan
 from tailcut.compress.allocators._curves import curves_of, one_threshold
-from tailcut.compress.allocators._values import by_name, parameter_counts, refuse_pattern
+from tailcut.compress.allocators._values import by_name, parameter_counts, raw_values, refuse_pattern
 
 METRICS: Final = ("magnitude",)
 SETTINGS: Final = ()
@@ -28,13 +29,15 @@ SETTINGS: Final = ()
 def allocate(scores: LayerScores, budget: Budget, settings: Settings) -> Allocation:
     """Cuts by one global threshold on LAMP scores: a squared weight over the sum of the squares in its matrix that
     are no smaller, so that the scale of a matrix does not matter and each keeps its largest weight. Needs the
-    magnitude curve of every matrix; no text. LAMP, ICLR 2021. No settings. A baseline that looks only at how
+    magnitude scores of every matrix; no text. LAMP, ICLR 2021. No settings. A baseline that looks only at how
     unequal the weights of a matrix are; try it with the magnitude pruner.
     """
     refuse_pattern("lamp", budget)
     layers = ordered(scores)
     curves, parameters = curves_of(layers, "magnitude"), parameter_counts(layers)
-    roots = np.array([root_score_curve(curve, count) for curve, count in zip(curves, parameters, strict=True)])
+    means = raw_values(layers, "magnitude.square")
+    rows = zip(curves, means, parameters, strict=True)
+    roots = np.array([root_score_curve(curve, mean, count) for curve, mean, count in rows])
     sparsities = one_threshold(roots, cell_fractions(curves.shape[1] - 1), parameters, budget.sparsity, budget.cap)
     return plan(scores, by_name(layers, sparsities), origin("lamp", scores, budget, metric="magnitude"))
 
@@ -55,13 +58,14 @@ def cell_fractions(cells: int) -> Vector:
     return np.concatenate([[0.0], (np.arange(cells) + 0.5) / cells, [1.0]])
 
 
-def root_score_curve(quantiles: Vector, parameters: float) -> Vector:
-    """Quantiles of |W| [points] -> square roots of the LAMP scores at `cell_fractions` [points + 1], ascending.
+def root_score_curve(quantiles: Vector, mean_square: float, parameters: float) -> Vector:
+    """Quantiles of |W| [points] and the mean of W^2 -> roots of the LAMP scores at `cell_fractions` [points + 1].
 
-    Roots, because they rise like |W| itself: nearly straight between quantiles.
+    Ascending. Roots, because they rise like |W| itself: nearly straight between quantiles.
     """
     low, high = quantiles[:-1], quantiles[1:]
     squares = (low * low + low * high + high * high) / 3.0  # mean square of a straight line from low to high
+    squares[-1] = np.clip(mean_square * squares.size - squares[:-1].sum(), low[-1] ** 2, high[-1] ** 2)
     count = parameters / squares.size
     total = count * squares.sum()
     first = quantiles[0] / np.sqrt(total) if total > 0.0 else 0.0

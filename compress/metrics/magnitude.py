@@ -1,8 +1,9 @@
-"""Mean of |W|, and its quantiles as the curve `magnitude`.
+"""Mean of |W|, the mean of its square, and its quantiles as the curve `magnitude`.
 
 Sign: what magnitude pruning removes first matters least to it, so a matrix of larger weights is pruned less. That
 compares layers by scale, which normalisation layers make arbitrary. The curve (1025 quantiles of |W|) is what a
-global threshold on magnitudes, and LAMP, are computed from. Scaling the matrix by c multiplies all by c.
+global threshold on magnitudes, and LAMP, are computed from; LAMP also needs the mean square, because the few largest
+weights hold more of it than their quantiles tell. Scaling the matrix by c multiplies all by c, or c squared.
 """
 
 import math
@@ -19,7 +20,8 @@ LARGEST: Final = math.inf
 
 
 def score(matrix: Matrix) -> Score:
-    """mean |W|, with the curve `magnitude`."""
+    """mean |W|, with `square` (mean W^2) and the curve `magnitude`."""
     count = math.prod(matrix.shape)
     total = sum(float(part.sum(dtype=np.float64)) for part in magnitudes(matrix))
-    return Score(total / count, curves={"magnitude": curve(magnitudes(matrix), count)})
+    squares = sum(float(np.square(part, dtype=np.float64).sum()) for part in magnitudes(matrix))
+    return Score(total / count, {"square": squares / count}, {"magnitude": curve(magnitudes(matrix), count)})

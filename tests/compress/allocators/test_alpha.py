@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tailcut import plugins
 from tailcut.allocation import NM, Budget, LayerScore, LayerScores
 from tailcut.compress.allocators import Granularity, Settings, alpha
 from tailcut.compress.allocators._budget import Vector, water_fill
@@ -13,6 +14,8 @@ from tailcut.errors import InputError
 
 REFERENCE = Path(__file__).parents[3] / ".." / "shared" / "reference" / "alpha"
 needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason="the published metric values are not here")
+
+METRICS = [name.replace("-", "_") for name in plugins.names("tailcut.compress.metrics")]
 
 # LLaMA: q, k, v, o, gate, up, down; the published files do not name their columns, block means do not depend on it
 SHAPES = [(4096, 4096)] * 4 + [(11008, 4096)] * 2 + [(4096, 11008)]
@@ -260,3 +263,14 @@ def test_water_filling_equals_bisection(seed: int) -> None:
 def test_what_capped_layers_leave_goes_to_layers_of_proportion_zero() -> None:
     got = water_fill(np.array([0.0, 0.0, 1.0]), np.array([1.0, 3.0, 4.0]), 0.7, 0.8)
     assert got == pytest.approx([0.6, 0.6, 0.8])
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_any_metric_cuts_at_the_end_its_file_names(name: str) -> None:
+    values = [0.1, 0.3, 0.2]
+    layers = tuple(LayerScore(f"b{b}", b, (4, 4), {name: value}) for b, value in enumerate(values))
+    plans = alpha.allocate(LayerScores("x", layers, 48), Budget(0.6), Settings(metric=name, tau=0.3)).plans
+    got = [plan.pattern.sparsity for plan in plans.values()]
+    sign = plugins.load("tailcut.compress.metrics", name).SIGN
+    assert np.argsort(got).tolist() == ([0, 2, 1] if sign == 1 else [1, 2, 0])
+    assert np.mean(got) == pytest.approx(0.6, abs=1e-15)

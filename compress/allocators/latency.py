@@ -38,17 +38,17 @@ LEVEL: Final = 0.01  # sparsities are multiples of this above the lowest measure
 
 
 def allocate(scores: LayerScores, budget: Budget, settings: Settings) -> Allocation:
-    """Patterns that reach a decode speed on a measured engine with the least damage by score: --speedup with a cost
-    table (`tailcut cost`). Needs one value a matrix, of any metric. Ours. Default metric: alpha_peak; tau 0.2;
-    granularity of the scores: block (matrix, and mixed for the mean of both). Unstructured and N:M are mixed as the
-    engine accelerates them.
+    """Patterns that reach a decode speed (--speedup) on a measured engine with the least damage by score;
+    unstructured and N:M are mixed as the engine accelerates them. Needs one value a matrix, of any metric, and a
+    cost table of `tailcut cost`. Ours. Default metric: alpha_peak; tau: 0.2; granularity of the scores: block (matrix,
+    and mixed for the mean of both); precision: the cost table's only one.
     """
     layers = ordered(scores)
-    table, speedup = _asked(budget, settings)
-    precision = _precision(table, settings)
     metric, granularity = (settings.metric or METRICS[0]).replace("-", "_"), settings.granularity or "block"
     tau = TAU if settings.tau is None else settings.tau
     weights = _weights(layers, metric_values(layers, metric), granularity, tau)
+    table, speedup = _asked(budget, settings)
+    precision = _precision(table, settings)
     curves = [table.curve(layer.shape, precision) for layer in layers]
     options = [curve.patterns(layer.shape[1], budget.cap, LEVEL) for curve, layer in zip(curves, layers, strict=True)]
     costs = [_costs(curve, patterns) for curve, patterns in zip(curves, options, strict=True)]

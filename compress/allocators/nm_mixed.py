@@ -33,7 +33,7 @@ _TWO_FOUR: Final = NM(2, 4)
 def allocate(scores: LayerScores, budget: Budget, settings: Settings) -> Allocation:
     """N:M patterns of one M, by default 8, that differ: matrices with lighter tails keep fewer of M, and the mean is
     met to the nearest unit (Hamilton's rounding). Needs one value a matrix, of any metric. AlphaPruning's table 18;
-    the rounding is ours. Default metric: alpha_peak; tau and granularity as for alpha; group: M; allow-dense: some
+    the rounding is ours. Default metric: alpha_peak; tau and granularity as for alpha; group: M; allow_dense: some
     layers may lose nothing. Say how much with --sparsity or with the mean pattern, such as --pattern 4:8.
     """
     layers, group = ordered(scores), _group(budget, settings)

@@ -8,7 +8,7 @@ import pytest
 
 from tailcut.allocation import NM, Allocation, Budget, Dense, LayerScore, LayerScores, parse_nm
 from tailcut.checkpoint import Checkpoint, float32
-from tailcut.compress.allocators import Settings, nm_mixed, sparse24
+from tailcut.compress.allocators import Settings, allocate, nm_mixed, sparse24
 from tailcut.compress.calibration import Calibration
 from tailcut.compress.discovery import find_linears
 from tailcut.compress.inspection import inspect_directory
@@ -80,6 +80,25 @@ def test_mixtures_reach_the_package(tiny_model: TinyModel, calibration: Calibrat
     assert package.layers == made.layers
     assert package.provenance["allocator"] == "nm-mixed"
     assert "obey 2:4" in package.provenance["two_four"]
+
+
+def test_patterns_and_bits_together(tiny_model: TinyModel, calibration: Calibration, tmp_path: Path) -> None:
+    """Each matrix is cut to its own pattern and rounded to its own bits: no more values a group than bits allow."""
+    source = tiny_model("llama")
+    settings = Settings(tau=0.6, granularity="matrix", bit_tau=0.5)
+    allocation = allocate("nm-mixed", scores_of(source), Budget(0.4, bits=4.0), settings)
+    assert len({plan.bits for plan in allocation.plans.values()}) >= 3
+    made = compress(source, allocation, tmp_path / "m", quantiser="rtn", calibration=calibration)
+    assert {name: layer.plan for name, layer in made.layers.items()} == allocation.plans
+    checkpoint = Checkpoint(tmp_path / "m")
+    for linear in find_linears(checkpoint):
+        plan = allocation.plans[linear.name]
+        weight = float32(checkpoint.read(linear.tensor))
+        assert isinstance(plan.pattern, NM)
+        assert (weight.reshape(-1, 8) != 0).sum(1).max() <= plan.pattern.keep
+        # rows have less than 128 columns, so one scale; grids are symmetric about zero
+        levels = max(len(np.unique(row)) for row in weight)
+        assert levels <= 2 ** (plan.bits or 0) - 1
 
 
 def test_two_of_four_here_and_dense_there(tiny_model: TinyModel, tmp_path: Path, calibration: Calibration) -> None:

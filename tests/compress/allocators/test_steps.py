@@ -1,4 +1,4 @@
-"""Allocations in whole units: Hamilton's rounding, nm-mixed, sparse24 and bits on random scores, and their edges."""
+"""Allocations in whole units: Hamilton's rounding, nm-mixed and sparse24 on random scores, and their edges."""
 
 from dataclasses import replace
 from itertools import combinations
@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, assume, given
 from hypothesis import strategies as st
 
 from tailcut import codec
-from tailcut.allocation import NM, Allocation, Bits, Budget, Dense, LayerPlan, LayerScore, LayerScores, Unstructured
-from tailcut.compress.allocators import Granularity, Settings, _bits, allocate, alpha, nm_mixed, sparse24
+from tailcut.allocation import NM, Allocation, Budget, Dense, LayerPlan, LayerScore, LayerScores
+from tailcut.compress.allocators import Granularity, Settings, allocate, nm_mixed, sparse24
 from tailcut.compress.allocators._steps import Shares, apportion
 from tailcut.errors import InputError
 
@@ -327,111 +327,3 @@ def test_sparse24_of_another_pattern_and_of_all() -> None:
 def test_sparse24_under_a_cap_below_a_half() -> None:
     with pytest.raises(InputError, match=r"2:4 removes 0\.5 of a matrix, the cap allows 0\.4"):
         sparse24.allocate(made([2.0]), Budget(0.3, 0.4), Settings())
-
-
-# bits
-
-
-def bits_of(given_: LayerScores, budget: Budget, settings: Settings) -> dict[str, Bits | None]:
-    allocation = allocate("uniform", given_, budget, settings)
-    return {name: plan.bits for name, plan in allocation.plans.items()}
-
-
-def test_heavier_tails_keep_more_bits() -> None:
-    given_ = made([2.0, 3.0, 4.0])
-    settings = Settings(bit_tau=0.5)
-    # targets 5.1, 3.4 and 2 (the least choice): 4, 3 and 2 leave 1.5, which lifts the 3.4
-    assert list(bits_of(given_, Budget(0.0, bits=3.5), settings).values()) == [4, 4, 2]
-    # targets 7.005, 4.67 and 2.335: 4, 4 and 2 leave 4.01, and 7.005 is most of the way from 4 to 8
-    assert list(bits_of(given_, Budget(0.0, bits=4.67), settings).values()) == [8, 4, 2]
-
-
-def test_bit_tau_zero_is_uniform_and_needs_no_metric() -> None:
-    given_ = replace(made([2.0, 9.0]), layers=tuple(replace(x, values={}) for x in made([2.0, 9.0]).layers))
-    for bits in (8, 4, 3, 2):
-        assert set(bits_of(given_, Budget(0.0, bits=float(bits)), Settings(bit_tau=0.0)).values()) == {bits}
-
-
-CHOICES: list[tuple[Bits, ...]] = [(8, 4, 3, 2), (8, 4), (4, 3, 2), (8, 2)]
-
-
-@unhurried
-@given(
-    given_=scores(),
-    choices=st.sampled_from(CHOICES),
-    share=st.floats(0.0, 1.0),
-    tau=taus,
-    granularity=granularities,
-    random=st.randoms(),
-)
-def test_mean_bits_are_met_to_the_unit_and_never_passed(
-    given_: LayerScores,
-    choices: tuple[Bits, ...],
-    share: float,
-    tau: float | None,
-    granularity: Granularity,
-    random: Random,
-) -> None:
-    mean = min(choices) + share * (max(choices) - min(choices))
-    budget = Budget(0.5, bits=mean, bit_choices=choices)
-    settings = Settings(bit_tau=tau, granularity=granularity)
-    allocation = allocate("alpha", given_, budget, settings)
-    given_bits = {name: plan.bits or 2 for name, plan in allocation.plans.items()}
-    assert {plan.bits for plan in allocation.plans.values()} <= set(choices)
-    parameters = {layer.name: layer.parameters for layer in given_.layers}
-    total = sum(parameters.values())
-    left = mean * total - sum(given_bits[name] * parameters[name] for name in parameters)
-    assert left >= -1e-6 * total
-    sizes = unit_sizes(given_, granularity)
-    ladder = sorted(choices)
-    for name, bits in given_bits.items():
-        if bits < ladder[-1]:
-            assert sizes[name] * (ladder[ladder.index(bits) + 1] - bits) > left - 1e-6 * total
-    # the sparsities are what alpha alone plans
-    alone = alpha.allocate(given_, Budget(0.5), Settings(granularity=granularity))
-    assert [plan.pattern for plan in allocation.plans.values()] == [plan.pattern for plan in alone.plans.values()]
-    again = allocate("alpha", shuffled(given_, random), budget, settings)
-    assert (again.plans, again.provenance) == (allocation.plans, allocation.provenance)
-    assert codec.from_json(Allocation, codec.to_json(allocation)) == allocation
-
-
-def test_bits_join_any_pattern_and_say_so() -> None:
-    given_ = made([2.0, 3.0, 4.0, 5.0])
-    allocation = allocate("sparse24", given_, Budget(0.25, bits=3.5), Settings(metric="alpha-peak", bit_tau=0.4))
-    assert {type(plan.pattern) for plan in allocation.plans.values()} == {NM, Dense}
-    assert None not in {plan.bits for plan in allocation.plans.values()}
-    assert allocation.provenance["bits"] == "3.5"
-    assert float(allocation.provenance["bits_planned"]) <= 3.5
-    assert allocation.provenance["bit_metric"] == "alpha_peak"
-
-
-def test_without_a_budget_of_bits_nothing_changes() -> None:
-    plain = Allocation({"m": LayerPlan(Unstructured(0.5))}, {})
-    assert _bits.with_bits(plain, made([2.0]), Budget(0.5), Settings()) is plain
-
-
-def test_bit_settings_without_bits_are_refused() -> None:
-    with pytest.raises(InputError, match="uniform allocator does not read bit_tau"):
-        allocate("uniform", made([2.0]), Budget(0.5), Settings(bit_tau=0.1))
-
-
-@pytest.mark.parametrize(
-    ("bits", "choices", "words"),
-    [
-        (9.0, (8, 4), "9.0 bits a weight on average cannot be made of 4 to 8 bits"),
-        (3.0, (8, 4), "3.0 bits"),
-        (float("nan"), (8, 4), "nan bits"),
-        (4.0, (), "bit choices must be some of"),
-        (4.0, (5, 4), "bit choices must be some of"),
-    ],
-)
-def test_budgets_of_bits_that_cannot_be(bits: float, choices: tuple[Bits, ...], words: str) -> None:
-    with pytest.raises(InputError, match=words):
-        Budget(0.0, bits=bits, bit_choices=choices)
-
-
-def test_a_speedup_is_for_the_latency_allocator() -> None:
-    with pytest.raises(InputError, match="alpha allocator takes a sparsity, not a speedup; use --allocator latency"):
-        allocate("alpha", made([2.0]), Budget(0.0, speedup=2.0), Settings())
-    with pytest.raises(InputError, match="speedup must be at least 1"):
-        Budget(0.0, speedup=0.5)

@@ -84,7 +84,11 @@ def measure_metric(options: argparse.Namespace, name: str) -> dict[str, Any]:
             if any(Path(cache).iterdir()):
                 samples["warm"].append(in_a_process(options, name, Path(cache)))
     text = {"samples": options.samples, "seqlen": options.seqlen, "text": Path(options.calibration).name}
-    return {"needs": needs, "load_average": os.getloadavg()} | ({"calibration": text} if need_text([name]) else {}) | samples
+    return (
+        {"needs": needs, "load_average": os.getloadavg()}
+        | ({"calibration": text} if need_text([name]) else {})
+        | samples
+    )
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:

@@ -38,7 +38,9 @@ def test_values_equal_weightwatcher_s() -> None:
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(0)
     shapes = ((150, 150), (120, 300), (260, 140))
-    weights = [(rng.standard_t(3, shape) * 0.5).astype(np.float32) for shape in shapes]
+    # rows of alternating sign on top of heavy-tailed noise: something that a shuffle destroys
+    signs = [np.outer(np.tile([1.0, -1.0], shape[0] // 2), np.ones(shape[1])) for shape in shapes]
+    weights = [(rng.standard_t(4, sign.shape) * 0.5 + 0.4 * sign).astype(np.float32) for sign in signs]
     layers = [torch.nn.Linear(shape[1], shape[0], bias=False) for shape in shapes]
     for layer, weight in zip(layers, weights, strict=True):
         layer.weight.data = torch.from_numpy(weight)
@@ -49,6 +51,7 @@ def test_values_equal_weightwatcher_s() -> None:
         for column, metric in EXACT.items():
             # its SVD and our Gram matrix are both float64; it adds 1e-10 to the entropy's probabilities
             assert metric.score(matrix).value == pytest.approx(row[column], rel=1e-6), column
-        # it shuffles otherwise and fits the bulk by brute force over a smoothed density: the same size, not the same
-        assert rand_distance.score(matrix).value == pytest.approx(row["rand_distance"], rel=0.2)
-        assert mp_softrank.score(matrix).value == pytest.approx(row["mp_softrank"], rel=0.5)
+        # it shuffles in another way, which moves the far smaller distance between two shuffles only
+        assert rand_distance.score(matrix).value == pytest.approx(row["rand_distance"], rel=0.1)
+        # it fits the bulk by brute force over a smoothed density, in steps of some percent
+        assert mp_softrank.score(matrix).value == pytest.approx(row["mp_softrank"], rel=0.25)

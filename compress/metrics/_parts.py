@@ -54,17 +54,22 @@ def importances(matrix: Matrix) -> Iterator[Floats]:
         yield np.multiply(part, norms, out=part)
 
 
-def curve(parts: Iterator[Floats], count: int) -> tuple[float, ...]:
-    """Quantiles of `count` non-negative numbers at 0, 1/1024, …, 1, interpolated, as the shortest float32 texts say."""
+def gathered(parts: Iterator[Floats], count: int) -> Floats:
+    """`count` numbers that come in parts, in one row, float32 [count]."""
     values = np.empty(count, np.float32)
     start = 0
     for part in parts:
         values[start : start + part.size] = part.reshape(-1)
         start += part.size
+    return values
+
+
+def curve(values: Floats) -> tuple[float, ...]:
+    """Quantiles at 0, 1/1024, …, 1 of non-negative numbers [count], which are sorted in place; interpolated."""
     values.sort()
-    places = np.linspace(0.0, count - 1.0, POINTS)
+    places = np.linspace(0.0, values.size - 1.0, POINTS)
     lower = places.astype(np.int64)
-    upper = np.minimum(lower + 1, count - 1)
+    upper = np.minimum(lower + 1, values.size - 1)
     low, high = values[lower].astype(np.float64), values[upper].astype(np.float64)
     # the shortest text that names a float32 is half as long in JSON as that of the same number in float64
     points = (low + (high - low) * (places - lower)).astype(np.float32)

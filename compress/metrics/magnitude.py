@@ -12,7 +12,7 @@ from typing import Final, Literal
 import numpy as np
 
 from tailcut.compress.metrics import Matrix, Needs, Score
-from tailcut.compress.metrics._parts import curve, magnitudes
+from tailcut.compress.metrics._parts import curve, finite, gathered, magnitudes
 
 NEEDS: Final[Needs] = "weight"
 SIGN: Final[Literal[1, -1]] = -1
@@ -21,7 +21,6 @@ LARGEST: Final = math.inf
 
 def score(matrix: Matrix) -> Score:
     """mean |W|, with `square` (mean W^2) and the curve `magnitude`."""
-    count = math.prod(matrix.shape)
-    total = sum(float(part.sum(dtype=np.float64)) for part in magnitudes(matrix))
-    squares = sum(float(np.square(part, dtype=np.float64).sum()) for part in magnitudes(matrix))
-    return Score(total / count, {"square": squares / count}, {"magnitude": curve(magnitudes(matrix), count)})
+    values = gathered(magnitudes(matrix), math.prod(matrix.shape))
+    mean = finite(float(values.mean(dtype=np.float64)), "the mean of its weights")
+    return Score(mean, curves={"magnitude": curve(values)})

@@ -12,7 +12,7 @@ from typing import Final, Literal
 import numpy as np
 
 from tailcut.compress.metrics import Matrix, Needs, Score
-from tailcut.compress.metrics._parts import curve, finite, importances
+from tailcut.compress.metrics._parts import curve, finite, gathered, importances
 
 NEEDS: Final[Needs] = "inputs"
 SIGN: Final[Literal[1, -1]] = -1
@@ -21,6 +21,6 @@ LARGEST: Final = math.inf
 
 def score(matrix: Matrix) -> Score:
     """mean |W| ||x||, with the curve `wanda`."""
-    count = math.prod(matrix.shape)
-    total = finite(sum(float(part.sum(dtype=np.float64)) for part in importances(matrix)), "the sum of its importances")
-    return Score(total / count, curves={"wanda": curve(importances(matrix), count)})
+    values = gathered(importances(matrix), math.prod(matrix.shape))
+    mean = finite(float(values.mean(dtype=np.float64)), "the mean of its importances")
+    return Score(mean, curves={"wanda": curve(values)})

@@ -32,7 +32,7 @@ from tailcut.bench.machine import describe_machine
 from tailcut.bench.report import markdown_row
 from tailcut.checkpoint import Checkpoint, read_shard, write_shard
 from tailcut.compress.blocks import Stream, open_stream
-from tailcut.compress.cutting import cut_block
+from tailcut.compress.cutting import Method, cut_block
 from tailcut.compress.discovery import Linear, linears_of_skeleton
 from tailcut.compress.measure import measure
 from tailcut.compress.models import ModelSettings, synthetic_llama
@@ -123,7 +123,7 @@ def _cut(
 ) -> None:
     shard = work / f"block-{index}.safetensors"
     with clock.stage("cut a block"):
-        tensors = cut_block(weights, index, linears, allocation, module, stream)
+        tensors = cut_block(weights, index, linears, allocation, Method(module), stream).tensors
     with clock.stage("store a block"):
         write_shard(shard, tensors)
     with clock.stage("advance the stream"), weights.block(index, read_shard(shard)) as block:

@@ -1,24 +1,23 @@
 """One decoder block cut: collect what its linears see, prune and quantise each, give back what is to be stored."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tailcut.allocation import Allocation, Dense, LayerPlan
 from tailcut.bitmask import Array
-from tailcut.checkpoint import float32
+from tailcut.checkpoint import is_finite
 from tailcut.compress.blocks import Stream
+from tailcut.compress.collecting import collect
 from tailcut.compress.discovery import Linear, read_weight
 from tailcut.compress.masks import require_groups, require_plan
 from tailcut.compress.pruners import Pruner
 from tailcut.compress.quantisers import Quantiser
-from tailcut.compress.resident import Weights
-from tailcut.compress.statistics import Accumulator, Needs, Statistics, exact_float32
+from tailcut.compress.resident import Weights, as_array, as_tensor
+from tailcut.compress.statistics import Needs, Statistics, exact_float32
 from tailcut.errors import InputError
 from tailcut.sidecar import Errors, Integral, tensors_of
 
@@ -69,7 +68,8 @@ def cut_block(
     sidecar: dict[str, Array] = {}
     cut = [linear for linear in linears if allocation.plans[linear.name] != UNTOUCHED]
     needs = {linear: method.needs(allocation.plans[linear.name]) for linear in cut}
-    seen = _collect(weights, index, {linear: wanted for linear, wanted in needs.items() if wanted}, stream)
+    asked = {linear: wanted for linear, wanted in needs.items() if wanted}
+    seen = collect(weights, index, asked, stream) if stream is not None and asked else {}
     for linear in cut:
         plan, stats = allocation.plans[linear.name], seen.pop(linear.name, Statistics())
         tensors[linear.tensor], integers = _cut(weights, linear, plan, method, stats)
@@ -82,7 +82,7 @@ def _cut(
 ) -> tuple[Array, dict[str, Array]]:
     """One matrix as it is stored, in its own dtype and layout, and its part of the sidecar."""
     stored = read_weight(weights.checkpoint, linear)
-    dense = torch.from_numpy(float32(stored).copy()).to(weights.device)
+    dense = as_tensor(stored).to(weights.device).float()
     sidecar: dict[str, Array] = {}
     try:
         pruned = method.pruner.prune(dense, plan.pattern, stats) if method.prunes(plan) else dense
@@ -93,10 +93,11 @@ def _cut(
     except InputError as error:
         raise error if str(error).startswith(linear.name) else InputError(f"{linear.name}: {error}") from error
     # adding 0.0 turns -0.0 into 0.0, so that every zero is a zero to the bitmask format as well
-    rounded: Array = (pruned + 0.0).cpu().numpy().astype(stored.dtype)
-    if not np.isfinite(float32(rounded)).all():
+    turned = (pruned.T if linear.transposed else pruned) + 0.0
+    rounded = as_array(turned.to(as_tensor(stored[:0]).dtype)).astype(stored.dtype, copy=False)
+    if not is_finite(rounded):
         raise InputError(f"{linear.name}: cut weights overflow {stored.dtype}; convert the model to bfloat16 first")
-    return np.ascontiguousarray(rounded.T if linear.transposed else rounded), sidecar
+    return rounded, sidecar
 
 
 def _quantise(
@@ -141,47 +142,3 @@ def _errors(dense: Tensor, kept: Tensor, finished: Tensor, stats: Statistics) ->
 def _energy(matrix: Tensor, hessian: Tensor) -> float:
     """tr(M H M^T): squared norm of the outputs."""
     return float(((matrix @ hessian) * matrix).sum(dtype=torch.float64))
-
-
-def _collect(
-    weights: Weights, index: int, needs: Mapping[Linear, frozenset[Needs]], stream: Stream | None
-) -> dict[str, Statistics]:
-    """Statistics of the block's linears from one pass of the dense block over the stream."""
-    if stream is None or not needs:
-        return {}
-    sums = {
-        linear.name: tuple(Accumulator(linear.shape[1], one, weights.device) for one in sorted(wanted))
-        for linear, wanted in needs.items()
-    }
-    prefix = weights.skeleton.block_prefix(index)
-    with weights.block(index) as block, _watched(block, {n.removeprefix(prefix): s for n, s in sums.items()}):
-        stream.watch(index, block)
-    for name, accumulators in sums.items():
-        if accumulators[0].sequences == 0:
-            raise InputError(f"{name}: saw no calibration input; this family calls its linears in an unknown way")
-    return {name: _together([one.result() for one in accumulators]) for name, accumulators in sums.items()}
-
-
-def _together(parts: Sequence[Statistics]) -> Statistics:
-    """What any of them holds; what several hold is the same."""
-    values = {field.name: [getattr(part, field.name) for part in parts] for field in fields(Statistics)}
-    return Statistics(**{name: next((one for one in found if one is not None), None) for name, found in values.items()})
-
-
-@contextmanager
-def _watched(block: nn.Module, sums: Mapping[str, Sequence[Accumulator]]) -> Iterator[None]:
-    """Feed the inputs of each named linear to its accumulators while the context lasts."""
-
-    def hook(accumulators: Sequence[Accumulator]) -> Any:  # noqa: ANN401  (torch's hook type)
-        def add(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            for accumulator in accumulators:
-                accumulator.add(inputs[0], int(inputs[0].shape[0]) if inputs[0].ndim > 2 else 1)
-
-        return add
-
-    handles = [block.get_submodule(name).register_forward_pre_hook(hook(item)) for name, item in sums.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

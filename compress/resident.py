@@ -4,11 +4,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import ml_dtypes
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tailcut.bitmask import Array
-from tailcut.checkpoint import Checkpoint, float32
+from tailcut.checkpoint import Checkpoint
 from tailcut.compress.skeleton import Skeleton, TensorNames, head_tensor
 
 
@@ -59,8 +61,8 @@ class Weights:
         self.checkpoint.release()
 
     def to_device(self, array: Array) -> Tensor:
-        """A stored array as a tensor in the computing dtype (bfloat16 goes through float32, exactly)."""
-        return torch.from_numpy(float32(array).copy()).to(self.device, self.dtype)
+        """A stored array as a tensor in the computing dtype; it goes to the device as it is stored and is widened there."""
+        return as_tensor(array).to(self.device).to(self.dtype)
 
     def _load_head(self, model: Any, claimed: frozenset[str]) -> None:  # noqa: ANN401  (untyped library object)
         head: nn.Module = model.get_output_embeddings()
@@ -80,6 +82,24 @@ class Weights:
         if isinstance(bias, Tensor):
             tensor = self._names.require(f"{name}.bias", tuple(bias.shape))
             put(head, "bias", self.to_device(self.checkpoint.read(tensor)))
+
+
+def as_tensor(array: Array) -> Tensor:
+    """A stored array [...] as a tensor of its own dtype and bits in memory of its own."""
+    # copies, since torch warns of read-only views. It cannot read numpy's bfloat16, but its bits
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(np.array(array, order="C").view(np.int16)).view(torch.bfloat16)
+    known = array.dtype in (np.float16, np.float32, np.float64)
+    return torch.from_numpy(np.array(array, array.dtype if known else np.float32, order="C"))
+
+
+def as_array(tensor: Tensor) -> Array:
+    """A tensor [...] as a contiguous array of the same dtype and bits."""
+    lying = tensor.contiguous().cpu()
+    if lying.dtype == torch.bfloat16:
+        return lying.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    array: Array = lying.numpy()
+    return array
 
 
 def put(module: nn.Module, name: str, value: Tensor) -> None:

@@ -37,6 +37,7 @@ class Accumulator:
     def __init__(
         self, columns: int, needs: Needs, device: torch.device | str = "cpu", hessian_dtype: torch.dtype = torch.float32
     ) -> None:
+        self.needs = needs
         self.sequences = self.tokens = 0
         self._total = torch.zeros(columns, dtype=torch.float64, device=device) if needs == "moments" else None
         self._energy = torch.zeros(columns, dtype=torch.float64, device=device) if needs != "nothing" else None

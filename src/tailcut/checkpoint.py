@@ -111,7 +111,7 @@ class Checkpoint:
     def read_finite(self, name: str) -> Array:
         """Like `read`, refusing NaN and infinity, which would poison every later stage silently."""
         array = self.read(name)
-        if array.dtype.kind in "fV" and not np.isfinite(array.astype(np.float32, copy=False)).all():
+        if array.dtype.kind in "fV" and not is_finite(array):
             raise InputError(f"{name}: holds NaN or infinite weights; repair or re-download {self._file_of(name)}")
         return array
 
@@ -303,3 +303,11 @@ def _packed_names(stored: Mapping[str, TensorInfo]) -> frozenset[str]:
 def float32(array: Array) -> npt.NDArray[np.float32]:
     """Any stored dtype -> contiguous float32."""
     return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def is_finite(array: Array) -> bool:
+    """No NaN and no infinity, as float32 sees it; 16-bit floats by their exponent's bits, which need no widening."""
+    exponent = {"float16": np.uint16(0x7C00), "bfloat16": np.uint16(0x7F80)}.get(array.dtype.name)
+    if exponent is None:
+        return bool(np.isfinite(array.astype(np.float32, copy=False)).all())
+    return not bool((array.view(np.uint16) & exponent == exponent).any())

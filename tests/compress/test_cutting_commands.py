@@ -170,7 +170,7 @@ def test_sparsity_beyond_one(tailcut: Tailcut, copy: Path, plan: Path, tmp_path:
 
 
 def test_unknown_pruner(tailcut: Tailcut, copy: Path, plan: Path, tmp_path: Path) -> None:
-    assert "choose one of magnitude, sparsegpt, wanda" in refused(tailcut, copy, plan, tmp_path, "--pruner", "luck")
+    assert ", magnitude, ria, sparsegpt, wanda" in refused(tailcut, copy, plan, tmp_path, "--pruner", "luck")
 
 
 def test_no_gpu_is_an_environment_error(tailcut: Tailcut, copy: Path, plan: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from tailcut.checkpoint import (
     SINGLE_NAME,
     Checkpoint,
     float32,
+    is_finite,
     packed_tensors,
     write_index,
     write_shard,
@@ -288,3 +289,20 @@ def test_a_file_of_the_library_itself_reads(tmp_path: Path) -> None:
     weight = RNG.standard_normal((3, 3)).astype(np.float32)
     save_file({"w": weight}, tmp_path / SINGLE_NAME, {"format": "pt"})
     assert np.array_equal(Checkpoint(tmp_path).read("w"), weight)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64, ml_dtypes.float8_e5m2])
+def test_finite_is_what_float32_says(dtype: Any) -> None:
+    """Bit patterns all over the 16-bit formats and at their edges; for the others the values at the edges."""
+    values = np.array([0.0, -0.0, 1.0, -65504.0, 3e38, 1e-45, np.inf, -np.inf, np.nan])
+    with np.errstate(over="ignore"):
+        array = values.astype(dtype)
+    if array.itemsize == 2:
+        edges = [0x7BFF, 0x7C00, 0x7C01, 0x7F7F, 0x7F80, 0x7F81, 0x8000, 0xFC00, 0xFF80, 0xFFFF]
+        array = np.array([*range(0, 1 << 16, 251), *edges], np.uint16).view(dtype)
+    wide = float32(array)
+    for one, number in zip(array, wide, strict=True):
+        assert is_finite(np.array([one, one])) == np.isfinite(number)
+    finite = array[np.isfinite(wide)]
+    assert is_finite(finite)
+    assert is_finite(finite[: len(finite) // 2 * 2].reshape(-1, 2).T)

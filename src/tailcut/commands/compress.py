@@ -16,7 +16,11 @@ def command(
     out: Annotated[Path, typer.Option("--output", "-o", help="The pruned directory; must not exist.")],
     allocation: Annotated[Path, typer.Option(help="What `tailcut allocate` wrote.")] = Path("allocation.json"),
     pruner: Annotated[
-        str, typer.Option(help="magnitude (no calibration), wanda, or sparsegpt (slower, corrects what is kept).")
+        str,
+        typer.Option(
+            help="magnitude (no calibration); wanda, wanda-variant, ria, dsnot (masks); sparsegpt (slower, corrects what is "
+            "kept); alps (slowest, best from 70 % on)."
+        ),
     ] = "wanda",
     quantiser: Annotated[
         str,

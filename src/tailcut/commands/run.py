@@ -33,7 +33,10 @@ def command(
     ] = None,
     cost: Annotated[str | None, typer.Option(help="What products cost here, from `tailcut cost`.")] = None,
     cap: Annotated[float | None, typer.Option(help="No layer loses more than this. [default: 0.99]")] = None,
-    pruner: Annotated[str | None, typer.Option(help="magnitude, wanda or sparsegpt. [default: wanda]")] = None,
+    pruner: Annotated[str | None, typer.Option(help="As in `tailcut compress`. [default: wanda]")] = None,
+    quantiser: Annotated[
+        str | None, typer.Option(help="rtn, gptq or joint, of layers with bits. [default: gptq]")
+    ] = None,
     calibration: Annotated[str | None, typer.Option(help="demo, a .txt/.jsonl file, or datasets:NAME.")] = None,
     samples: Annotated[int | None, typer.Option(help="Calibration sequences. [default: 32]")] = None,
     seqlen: Annotated[int | None, typer.Option(help="Tokens a calibration sequence. [default: 512]")] = None,

@@ -26,7 +26,8 @@ def quantise(weight: Tensor, pattern: Pattern, bits: Bits, stats: Statistics, cl
         raise ValueError("gptq prunes nothing; prune first, or use joint")
     if stats.hessian is None:
         raise ValueError("gptq needs the Hessian of its inputs (NEEDS = 'hessian')")
-    columns, dead = Columns(weight, bits, clip), stats.hessian.diagonal() == 0
     with exact_float32():
-        sweep(weight.clone(), inverse_factor(stats.hessian), dead, pattern, columns, weight == 0)
+        factor = inverse_factor(stats.hessian)
+        columns = Columns(weight, factor, bits, clip)
+        sweep(weight.clone(), factor, stats.hessian.diagonal() == 0, pattern, columns, weight == 0)
     return columns.result()

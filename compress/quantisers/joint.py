@@ -29,7 +29,8 @@ def quantise(weight: Tensor, pattern: Pattern, bits: Bits, stats: Statistics, cl
         require_divisible("matrix", int(weight.shape[1]), pattern)
         if bits != 8 and BLOCK % pattern.block:
             raise InputError(f"joint rounds groups of {BLOCK} columns, which {pattern} does not divide; use gptq")
-    columns, dead = Columns(weight, bits, clip), stats.hessian.diagonal() == 0
     with exact_float32():
-        sweep(weight.clone(), inverse_factor(stats.hessian), dead, pattern, columns, weight == 0)
+        factor = inverse_factor(stats.hessian)
+        columns = Columns(weight, factor, bits, clip)
+        sweep(weight.clone(), factor, stats.hessian.diagonal() == 0, pattern, columns, weight == 0)
     return columns.result()

@@ -103,7 +103,7 @@ _SHAPING = (
 _SETTINGS: dict[str, tuple[str, ...]] = {
     "measure": ("device",),  # and the metrics, and with some of them the calibration text
     "allocate": ("sparsity", "pattern", "allocator", "cap", "bits", "bit_choices", "speedup", *_SHAPING),
-    "compress": ("pruner", "calibration", "samples", "seqlen", "seed", "device"),
+    "compress": ("pruner", "quantiser", "calibration", "samples", "seqlen", "seed", "device"),
     "export": ("engines", "context", "prompt_tokens", "weights", "head", "activation_bits", "kv_cache"),
     "quality": ("text", "text_context", "windows", "device"),
     "bench": ("engines", "threads", "prompt_tokens", "context", "new_tokens", "blocks", "seed"),
@@ -171,6 +171,7 @@ def _compress(state: Run) -> None:
         allocation,
         state.out / "model",
         pruner=recipe.pruner,
+        quantiser=recipe.quantiser,
         calibration=_calibration(recipe),
         device=recipe.device,
         report=state.report,

@@ -50,6 +50,7 @@ class Recipe:
     cost: str | None = None
     # the cutting
     pruner: str = "wanda"
+    quantiser: str = "gptq"  # of layers with bits
     calibration: str = "demo"
     samples: int = 32
     seqlen: int = 512
@@ -78,8 +79,9 @@ class Recipe:
         self.budget()
         if (self.speedup is None) != (self.allocator != "latency") or (self.speedup is None) != (self.cost is None):
             raise InputError("allocator latency, speedup and cost (a table of `tailcut cost`) go together")
-        for folder, name in (("compress.allocators", self.allocator), ("compress.pruners", self.pruner)):
-            plugins.require(f"tailcut.{folder}", name)
+        parts = {"allocators": self.allocator, "pruners": self.pruner, "quantisers": self.quantiser}
+        for folder, name in parts.items():
+            plugins.require(f"tailcut.compress.{folder}", name)
         for engine in self.engines:
             plugins.require("tailcut.bench.engines", engine)
         positive = ("samples", "seqlen", "prompt_tokens", "new_tokens", "blocks", "text_context")
@@ -93,8 +95,8 @@ class Recipe:
 
     @property
     def rounds(self) -> bool:
-        """Whether the package's weights are not those of the compressed directory."""
-        return self.weights != "float32" or self.head not in (None, "float32")
+        """Whether the package computes otherwise than the compressed directory: rounded weights, or integer kernels."""
+        return self.weights != "float32" or self.head not in (None, "float32") or self.bits is not None
 
     def budget(self) -> Budget:
         """The allocation budget this recipe states."""

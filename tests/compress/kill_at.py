@@ -1,4 +1,4 @@
-"""Run by test_resume: `kill_at.py SOURCE TEXT BASE PRUNER PACK` compresses once undisturbed, then again and again,
+"""Run by test_resume: `kill_at.py SOURCE TEXT BASE PRUNER PACK BITS` compresses once undisturbed, then again and again,
 killed with SIGKILL before its n-th file operation, resumed, and compared byte for byte. Prints JSON.
 
 Each attempt is a fork of this process, which has imported torch but computed nothing with it.
@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from tailcut.allocation import Allocation, LayerPlan, Unstructured
+from tailcut.allocation import Allocation, Bits, LayerPlan, Unstructured
 from tailcut.checkpoint import Checkpoint
 from tailcut.compress.calibration import Calibration
 from tailcut.compress.discovery import find_linears
@@ -53,7 +53,8 @@ def in_fork(work: Callable[[], object]) -> int:
 
 def main() -> None:
     source, text, base, pruner, pack = (*map(Path, sys.argv[1:4]), sys.argv[4], sys.argv[5] == "pack")
-    plans = {linear.name: LayerPlan(Unstructured(0.6)) for linear in find_linears(Checkpoint(source))}
+    bits: Bits | None = 4 if sys.argv[6] == "4" else None
+    plans = {linear.name: LayerPlan(Unstructured(0.6), bits) for linear in find_linears(Checkpoint(source))}
     calibration = Calibration(str(text), samples=4, seqlen=16, seed=3)
 
     def run(out: Path) -> None:

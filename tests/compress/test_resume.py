@@ -23,12 +23,14 @@ class Stopped(Exception):  # noqa: N818  (an interruption, not an error of the p
     """Stands for the power cut."""
 
 
-@pytest.mark.parametrize(("pruner", "pack"), [("sparsegpt", False), ("magnitude", True)])
+@pytest.mark.parametrize(
+    ("pruner", "pack", "bits"), [("sparsegpt", False, None), ("magnitude", True, None), ("wanda", False, 4)]
+)
 def test_kill_9_at_ten_random_file_operations(
-    pruner: str, pack: bool, tiny_model: TinyModel, text: Path, tmp_path: Path
+    pruner: str, pack: bool, bits: int | None, tiny_model: TinyModel, text: Path, tmp_path: Path
 ) -> None:
     script = Path(__file__).with_name("kill_at.py")
-    arguments = [str(tiny_model("gemma2")), str(text), str(tmp_path), pruner, "pack" if pack else "plain"]
+    arguments = [str(tiny_model("gemma2")), str(text), str(tmp_path), pruner, "pack" if pack else "plain", str(bits)]
     # one thread: the script forks after importing torch
     done = subprocess.run(
         [sys.executable, str(script), *arguments],

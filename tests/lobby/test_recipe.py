@@ -29,6 +29,7 @@ def test_what_rounds_the_weights() -> None:
     assert not make_recipe({"model": "m", "head": "float32"}, "x").rounds
     assert make_recipe({"model": "m", "weights": "int8"}, "x").rounds
     assert make_recipe({"model": "m", "head": "int8"}, "x").rounds
+    assert make_recipe({"model": "m", "bits": 4}, "x").rounds  # integer kernels round activations
 
 
 def test_pattern_fixes_the_budget() -> None:
@@ -54,6 +55,7 @@ def test_paths_become_absolute_and_names_stay(tmp_path: Path, monkeypatch: pytes
         ("model: m\npattern: 24\n", r"field pattern"),
         ("model: m\npattern: '4:2'\n", r"got 4:2"),
         ("model: m\npruner: os.system\n", r"unknown pruner 'os\.system'; choose one of"),
+        ("model: m\nquantiser: os.system\n", r"unknown quantiser 'os\.system'; choose one of gptq, joint, rtn"),
         ("model: m\nallocator: ../../x\n", r"unknown allocator"),
         ("model: m\nengines: [tensorflow]\n", r"unknown engine 'tensorflow'"),
         ("model: m\nweights: int3\n", r"field weights"),

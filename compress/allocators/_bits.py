@@ -1,10 +1,15 @@
 """Mixed precision: a mean number of bits, shared out so that heavier tails keep more.
 
-The mirror image of sparsity (AlphaPruning's appendix applies its scores so; the rounding is ours): each unit's target
-lies in proportion to the linear map of the *negated* metric, within the smallest and largest choice, with the mean
-met exactly; it is rounded down to an allowed number of bits and the largest remainders go up to the next one while
-the budget, weighted by parameters, lasts. The mean is never passed, and no unit could go up by one choice without
-passing it.
+The mirror image of sparsity (AlphaPruning's appendix applies its scores so; the arithmetic is ours). The choices are
+the rungs of a ladder, such as 2, 3, 4 and 8 bits, and a unit's target is a place on it:
+
+    place_i = c + (rungs - 1) (t_i - 1)        t_i: the linear map of the *negated* metric on [1 - tau, 1 + tau]
+
+with bits linear between two rungs and c such that the weighted mean of the bits is met exactly. (The map on bits
+themselves would reach 8 from a mean of 4 only for tau = 1, and Hamilton's rounding would make nearly all of it 4.)
+Targets are rounded down to a rung and those with the largest remainders go up to the next one while the budget,
+weighted by parameters, lasts. The mean is never passed, and no unit could go up by one rung without passing it.
+Units are blocks (granularity block) or matrices (matrix; mixed, where t_i is the mean of the block's and its own).
 
 This adds bits to what any sparsity allocator planned. The mean counts the bits of every weight of a matrix, cut or
 not: what a bitmask or an index costs, and that zeros are not stored, is the export's business, not the plan's.
@@ -16,14 +21,15 @@ from typing import Final
 
 import numpy as np
 
-from tailcut.allocation import Allocation, Bits, Budget, LayerScores
-from tailcut.compress.allocators import Settings
-from tailcut.compress.allocators._budget import ordered
-from tailcut.compress.allocators._steps import apportion, share_out
-from tailcut.compress.allocators._values import metric_values
+from tailcut.allocation import Allocation, Bits, Budget, LayerScore, LayerScores
+from tailcut.compress.allocators import Granularity, Settings
+from tailcut.compress.allocators._budget import Vector, ordered
+from tailcut.compress.allocators._steps import Shares, apportion
+from tailcut.compress.allocators._values import linear_map, members, metric_values, parameter_counts
 
 SETTINGS: Final = ("metric", "granularity", "bit_tau")
-DEFAULT_TAU: Final = 0.3  # of bits: a mean of 4 then reaches 2.8 to 5.2 before rounding
+DEFAULT_TAU: Final = 0.3  # with four choices: places within 0.9 of a rung about the centre
+_HALVINGS: Final = 80  # of an interval of a few rungs: to the last bit of a float64
 
 
 def with_bits(allocation: Allocation, scores: LayerScores, budget: Budget, settings: Settings) -> Allocation:
@@ -34,8 +40,7 @@ def with_bits(allocation: Allocation, scores: LayerScores, budget: Budget, setti
     tau = DEFAULT_TAU if settings.bit_tau is None else settings.bit_tau
     metric, granularity = (settings.metric or "alpha_peak").replace("-", "_"), settings.granularity or "block"
     values = -metric_values(layers, metric) if tau else np.zeros(len(layers))
-    bounds = (float(choices[0]), float(choices[-1]))
-    shares = share_out(layers, values, granularity, tau, budget.bits, bounds)
+    shares = _share_out(layers, values, granularity, tau, choices, budget.bits)
     chosen = apportion(shares, choices, budget.bits * float(shares.sizes.sum()), nearest=False)
     bits: dict[str, Bits] = {
         layers[i].name: choices[n] for unit, n in zip(shares.units, chosen, strict=True) for i in unit
@@ -52,3 +57,36 @@ def with_bits(allocation: Allocation, scores: LayerScores, budget: Budget, setti
         "bit_metric": metric if tau else "none",
     }
     return Allocation(plans, {**allocation.provenance, **facts})
+
+
+def _share_out(
+    layers: tuple[LayerScore, ...], values: Vector, granularity: Granularity, tau: float, rungs: list[Bits], mean: float
+) -> Shares:
+    """Units with their parameters and their targets in bits."""
+    sizes, blocks = parameter_counts(layers), list(members(layers).values())
+    of_block = linear_map(np.array([values[indices].mean() for indices in blocks]), tau)
+    if granularity == "block":
+        units = tuple(tuple(indices) for indices in blocks)
+        weights = np.array([sizes[indices].sum() for indices in blocks])
+        return Shares(units, weights, _targets(of_block, weights, rungs, mean)).led_by(of_block)
+    mapped = linear_map(values, tau)
+    if granularity == "mixed":
+        for indices, value in zip(blocks, of_block, strict=True):
+            mapped[indices] = (mapped[indices] + value) / 2.0
+    units = tuple((index,) for index in range(len(layers)))
+    return Shares(units, sizes, _targets(mapped, sizes, rungs, mean)).led_by(mapped)
+
+
+def _targets(mapped: Vector, sizes: Vector, rungs: list[Bits], mean: float) -> Vector:
+    """Bits of each unit whose weighted mean is `mean`: places on the ladder about a centre found by bisection."""
+    places, top = np.arange(len(rungs)), len(rungs) - 1
+    offsets = top * (mapped - 1.0)
+
+    def bits(centre: float) -> Vector:
+        return np.asarray(np.interp(centre + offsets, places, rungs), np.float64)  # np.interp clips to the ladder
+
+    low, high = -float(offsets.max()), top - float(offsets.min())
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2.0
+        low, high = (low, middle) if np.average(bits(middle), weights=sizes) >= mean else (middle, high)
+    return bits(high)

@@ -31,6 +31,12 @@ class Shares:
     sizes: Vector  # [units]
     targets: Vector  # [units]
 
+    def led_by(self, values: Vector) -> "Shares":
+        """The units in descending order of `values` [units]: of equal remainders, as among targets that a bound made
+        equal, the first is rounded up."""
+        order = [int(place) for place in np.argsort(-values, kind="stable")]
+        return Shares(tuple(self.units[place] for place in order), self.sizes[order], self.targets[order])
+
 
 def share_out(
     layers: tuple[LayerScore, ...],
@@ -43,23 +49,23 @@ def share_out(
     """Targets in proportion to the linear map of `values` [layers] (larger gets more), of weighted mean `mean`.
 
     `bounds` are the least and the most a unit may get, with `mean` between them. block, matrix and mixed mean what
-    they mean to the alpha allocator; the units of mixed are matrices.
+    they mean to the alpha allocator; the units of mixed are matrices. Units come in descending order of their values.
     """
     sizes = parameter_counts(layers)
     single = tuple((index,) for index in range(len(layers)))
     if granularity == "matrix":
-        return Shares(single, sizes, _between(linear_map(values, tau), sizes, mean, bounds))
+        return Shares(single, sizes, _between(linear_map(values, tau), sizes, mean, bounds)).led_by(values)
     blocks = tuple(tuple(indices) for indices in members(layers).values())
     weights = np.array([sizes[list(indices)].sum() for indices in blocks])
     means = np.array([values[list(indices)].mean() for indices in blocks])
     per_block = _between(linear_map(means, tau), weights, mean, bounds)
     if granularity == "block":
-        return Shares(blocks, weights, per_block)
+        return Shares(blocks, weights, per_block).led_by(means)
     proportions, targets = linear_map(values, tau), np.empty_like(values)
     for indices, target in zip(blocks, per_block, strict=True):
         inside = list(indices)
         targets[inside] = _between(proportions[inside], sizes[inside], float(target), bounds)
-    return Shares(single, sizes, targets)
+    return Shares(single, sizes, targets).led_by(values)
 
 
 def _between(proportions: Vector, sizes: Vector, mean: float, bounds: tuple[float, float]) -> Vector:

@@ -1,6 +1,7 @@
 """Mean bits, shared out over the layers beside any sparsity: budgets to the unit, bounds, order, and refusals."""
 
 from dataclasses import replace
+from itertools import combinations
 from random import Random
 
 import hypothesis
@@ -63,13 +64,33 @@ def bits_of(given_: LayerScores, budget: Budget, settings: Settings) -> dict[str
     return {name: plan.bits for name, plan in allocation.plans.items()}
 
 
-def test_heavier_tails_keep_more_bits() -> None:
-    given_ = made([2.0, 3.0, 4.0])
-    settings = Settings(bit_tau=0.5)
-    # targets 5.1, 3.4 and 2 (the least choice): 4, 3 and 2 leave 1.5, which lifts the 3.4
-    assert list(bits_of(given_, Budget(0.0, bits=3.5), settings).values()) == [4, 4, 2]
-    # targets 7.005, 4.67 and 2.335: 4, 4 and 2 leave 4.01, and 7.005 is most of the way from 4 to 8
-    assert list(bits_of(given_, Budget(0.0, bits=4.67), settings).values()) == [8, 4, 2]
+def test_worked_example() -> None:
+    # rungs 2, 3, 4, 8 at places 0 to 3; tau 1/3 puts six equal units at c + 1, .6, .2, -.2, -.6, -1. A mean of 4 makes
+    # c = 1.6: bits 6.4, 4.8, 3.8, 3.4, 3, 2.6. Rounded down they leave 5; remainder .8 takes 1, the first of two .6 the rest
+    given_ = made([2.0, 2.4, 2.8, 3.2, 3.6, 4.0])
+    got = bits_of(given_, Budget(0.0, bits=4.0), Settings(bit_tau=1 / 3))
+    assert list(got.values()) == [8, 4, 4, 3, 3, 2]
+
+
+@unhurried
+@given(
+    values=st.lists(st.floats(1.1, 9.0), min_size=1, max_size=16),
+    mean=st.floats(2.0, 8.0),
+    tau=st.floats(0.01, 1.0),
+)
+def test_among_equal_matrices_a_heavier_tail_never_has_fewer_bits(values: list[float], mean: float, tau: float) -> None:
+    got = bits_of(made(values), Budget(0.0, bits=mean), Settings(bit_tau=tau))
+    pairs = sorted(zip(values, got.values(), strict=True), key=lambda pair: pair[0])
+    for (low, more), (high, fewer) in combinations(pairs, 2):  # a low alpha is a heavy tail
+        assert high - low < 1e-5 or (more or 0) >= (fewer or 0)
+
+
+@pytest.mark.parametrize("granularity", ["block", "matrix", "mixed"])
+def test_a_mean_that_is_a_choice_is_still_a_mixture(granularity: Granularity) -> None:
+    values = [2.0 + 0.1 * number for number in range(30)]
+    got = list(bits_of(made(values), Budget(0.0, bits=4.0), Settings(granularity=granularity)).values())
+    assert (got[0], got[-1]) == (8, 3)
+    assert sum(int(bits or 0) for bits in got) == 120
 
 
 def test_bit_tau_zero_is_uniform_and_needs_no_metric() -> None:

@@ -19,7 +19,7 @@ def command(
         str,
         typer.Option(
             help="magnitude (no calibration); wanda, wanda-variant, ria, dsnot (masks); sparsegpt (slower, corrects what is "
-            "kept); alps (slowest, best from 70 % on)."
+            "kept); alps (slowest, searches the mask and refits what is kept)."
         ),
     ] = "wanda",
     quantiser: Annotated[

@@ -44,7 +44,7 @@ def allocate(scores: LayerScores, budget: Budget, settings: Settings) -> Allocat
     """Matrices with lighter tails (higher alpha) are cut more: scores map linearly onto [1 - tau, 1 + tau] times a
     common factor. Needs one value a matrix, of any metric; each metric's file says which end is cut more.
     AlphaPruning, NeurIPS 2024. Default metric: alpha_peak; tau: 0.1 up to 50 %, 0.3 at 70 %, 0.2 from 80 % on,
-    linear between; granularity: block (matrix and mixed are the others). Needs no text; for 60 % and more.
+    linear between; granularity: block (matrix and mixed are the others). Needs no text; published gains are at 60 % and more.
     """
     refuse_pattern("alpha", budget)
     layers = ordered(scores)

@@ -29,8 +29,8 @@ _STEP: Final = 0.002
 def allocate(scores: LayerScores, budget: Budget, settings: Settings) -> Allocation:
     """Sparsity rises by beta from block to block: later blocks lose more. Needs no scores. ATP, ICML 2025, whose authors
     select beta by test perplexity; select it by calibration loss. Default beta: the range of dlp at this sparsity
-    (0.08 wide up to 50 %, 0.3 from 70 % on) over the blocks; compat: the plain progression, unweighted. A strong
-    baseline for its price, which is nothing.
+    (0.08 wide up to 50 %, 0.3 from 70 % on) over the blocks; compat: the plain progression, unweighted. The baseline
+    that rules which look at the model should beat.
     """
     refuse_pattern("atp", budget)
     layers = ordered(scores)

@@ -27,7 +27,7 @@ def allocate(scores: LayerScores, budget: Budget, settings: Settings) -> Allocat
     """Blocks with more outlying weights keep more: the share of |W| times input norm above 5 times its mean maps
     linearly onto a range 2 * spread wide. Needs the owl score, that is calibration text. OWL, ICML 2024. Default
     spread (the paper's lambda): 0.04 up to 50 %, 0.08 from 70 % on, linear between; compat: as published, unweighted
-    and unclipped. A strong rule from 60 % on.
+    and unclipped. Published gains are at 60 % and more.
     """
     refuse_pattern("owl", budget)
     layers = ordered(scores)

@@ -184,3 +184,23 @@ def test_a_bad_scores_file_exits_with_2_and_one_line(name: str, text: str | None
 def test_help_shows_defaults_that_are_decided_later(run: TailcutRun) -> None:
     text = " ".join(run("allocate", "--help").replace("│", " ").split())
     assert "[default: 0.1 up to 50 %, 0.3 at 70 %, 0.2 from 80 % on]" in text
+
+
+def test_allocate_list_explains_every_allocator_without_scores(run: TailcutRun) -> None:
+    text = run("allocate", "--list")
+    heads = [line.partition("  (scores: ")[0] for line in text.splitlines() if "  (scores: " in line]
+    assert tuple(heads) == plugins.names("tailcut.compress.allocators")
+    assert "owl  (scores: owl; settings: spread, compat)" in text
+    assert "ICML 2024. Default spread (the paper's lambda): 0.04" in " ".join(text.split())
+
+
+def test_a_setting_that_the_allocator_ignores_is_refused(scores: Path, tmp_path: Path, run: TailcutRun) -> None:
+    with pytest.raises(InputError, match=r"the er allocator does not read tau \(it reads no settings\)"):
+        run("allocate", scores, "--sparsity", "0.5", "--allocator", "er", "--tau", "0.1", "-o", tmp_path / "a.json")
+    assert not (tmp_path / "a.json").exists()
+
+
+def test_settings_of_the_command_line_reach_the_allocator(scores: Path, tmp_path: Path, run: TailcutRun) -> None:
+    run("allocate", scores, "--sparsity", "0.5", "--allocator", "atp", "--beta", "0.1", "-o", tmp_path / "a.json")
+    plans = codec.load(Allocation, tmp_path / "a.json").plans
+    assert [plan.pattern.sparsity for plan in plans.values()] == pytest.approx([0.4, 0.4, 0.5, 0.5, 0.6, 0.6])

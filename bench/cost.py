@@ -60,7 +60,9 @@ def measure_costs(
     report: Reporter = silent,
 ) -> CostTable:
     """Costs of the products of a dense package on tailcut's CPU kernels, with the fixed part of its decode step."""
-    if reason := engine.available() or engine.unfit(package, Workload()):
+    if reason := engine.unfit(package, Workload()):
+        raise InputError(reason)
+    if reason := engine.available():
         raise MissingEnvironmentError(reason)
     manifest, precision = read_manifest(package), _precision(package)
     if any(layer.plan.pattern.sparsity for layer in manifest.layers.values()):

@@ -1,12 +1,13 @@
 """Cost tables measured with tailcut's kernels on a tiny package, and read from a GPU result."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tailcut import codec
+from tailcut import cli, codec
 from tailcut.allocation import NM, Budget, Dense, LayerPlan, LayerScore, LayerScores, Unstructured
 from tailcut.bench.cost import Effort, from_gpu, measure_costs
 from tailcut.bench.gpu import GpuResult
@@ -105,3 +106,65 @@ def test_on_that_gpu_a_speed_is_a_mixture() -> None:
 def test_a_result_without_single_rows_is_refused() -> None:
     with pytest.raises(InputError, match="no products of one row"):
         from_gpu(replace(codec.load(GpuResult, GPU_RESULT), products=()))
+
+
+Tailcut = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def tailcut(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Tailcut:
+    """tailcut(*arguments) -> exit code, stdout, stderr, through the real `main`."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        if cli.app.registered_commands:
+            monkeypatch.setattr(cli, "_register", lambda: None)
+        monkeypatch.setattr(sys, "argv", ["tailcut", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        shown = capsys.readouterr()
+        return int(exit_.value.code or 0), shown.out, shown.err
+
+    return call
+
+
+def test_the_command_reads_a_gpu_result(tailcut: Tailcut, tmp_path: Path) -> None:
+    out = tmp_path / "cost.json"
+    code, shown, _ = tailcut("cost", GPU_RESULT, "-o", out)
+    assert code == 0
+    assert "11008 x 4096" in shown
+    assert codec.load(CostTable, out).engine == "tailcut-cuda"
+    code, _, errors = tailcut("cost", GPU_RESULT, "-o", out)
+    assert code == 2
+    assert "cost.json" in errors
+
+
+@needs_kernels
+def test_the_command_measures_a_package(tailcut: Tailcut, package: Path, tmp_path: Path) -> None:
+    little = ("--sparsities", "0.5", "--rounds", 1, "--steps", 4, "--threads", 1)
+    code, shown, errors = tailcut("cost", package, "-o", tmp_path / "cost.json", *little)
+    assert code == 0, errors
+    assert "ms outside of them" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--sparsities", "half"), "'half' are not comma-separated fractions"),
+        (("--sparsities", "1.5"), "must lie between 0 and 1"),
+        (("--rounds", 0), "at least 1 round"),
+    ],
+)
+def test_the_command_refuses_in_a_sentence(
+    tailcut: Tailcut, tmp_path: Path, arguments: tuple[object, ...], words: str
+) -> None:
+    code, _, errors = tailcut("cost", tmp_path, "-o", tmp_path / "cost.json", *arguments)
+    assert code == 2
+    assert words in errors
+    assert errors.count("\n") == 1
+
+
+def test_a_directory_that_is_no_package(tailcut: Tailcut, tmp_path: Path) -> None:
+    code, _, errors = tailcut("cost", tmp_path, "-o", tmp_path / "cost.json")
+    assert code != 0
+    assert "model.onnx" in errors

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from tailcut import cli, codec
 from tailcut.allocation import NM, Allocation, Budget, Dense, LayerScore, LayerScores, Unstructured
 from tailcut.cost import Cost, CostTable
 from tailcut.errors import InputError
+from tailcut.pipeline import Run, _allocate, plan
 from tailcut.recipe import make_recipe, read_recipe, with_paths
 from tailcut.results import Machine
 
@@ -136,3 +138,23 @@ def test_recipe_keys(tmp_path: Path) -> None:
 def test_a_recipe_by_speed_is_whole(keys: dict[str, object]) -> None:
     with pytest.raises(InputError, match=r"allocator latency, speedup and cost .* go together"):
         make_recipe({"model": "m"} | keys, "flags")
+
+
+def test_a_run_allocates_by_speed_and_again_when_the_table_changes(scores: Path, cost: Path, tmp_path: Path) -> None:
+    keys = {"model": "m", "allocator": "latency", "speedup": 1.6, "cost": str(cost)}
+    state = Run(make_recipe(keys, "flags"), tmp_path)
+    _allocate(state)
+    assert plans(tmp_path / "allocation.json").provenance["precision"] == "float32"
+    before = {stage.name: stage.settings for stage in plan(state, "f00d")}
+    table = codec.load(CostTable, cost)
+    codec.save(replace(table, threads=2), cost)
+    after = {stage.name: stage.settings for stage in plan(state, "f00d")}
+    assert [name for name in before if before[name] != after[name]] == ["allocate"]
+
+
+def test_bits_that_follow_a_metric_have_it_measured(tmp_path: Path) -> None:
+    keys = {"model": "m", "allocator": "uniform", "metric": "stable-rank"}
+    with_bits, without = (make_recipe(keys | more, "flags") for more in ({"bits": 4.0}, {}))
+    stages = [{s.name: s.settings for s in plan(Run(recipe, tmp_path), "f00d")} for recipe in (with_bits, without)]
+    assert "stable_rank" in str(stages[0]["measure"])
+    assert "stable_rank" not in str(stages[1]["measure"])

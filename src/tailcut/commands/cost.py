@@ -45,6 +45,7 @@ def command(
 
     if rounds < 1 or steps < 4:
         raise InputError(f"cost needs at least 1 round and 4 steps, got {rounds} and {steps}")
+    wanted = _fractions(sparsities)
     if source.is_file():
         table = from_gpu(codec.load(GpuResult, source))
     else:
@@ -52,7 +53,7 @@ def command(
             table = measure_costs(
                 source,
                 threads=threads or len(physical_cpus()),
-                sparsities=_fractions(sparsities),
+                sparsities=wanted,
                 effort=Effort(rounds=rounds, steps=steps),
                 report=report,
             )

@@ -139,11 +139,16 @@ def main() -> None:
     data = json.loads(args.out.read_bytes()) if args.out.is_file() else head
     todo = {variant.key: variant for variant in VARIANTS if variant.key not in data["rows"]}
     if "dense" not in data["rows"]:
-        data["rows"]["dense"] = score(args.model, windows, args.batch)
+        add(args.out, data, "dense", score(args.model, windows, args.batch))
     for key, variant in todo.items():
-        data["rows"][key] = measured(args, variant, names, windows)
-        print(key, {name: value for name, value in data["rows"][key].items() if name != "nll"}, flush=True)
-        write_file(args.out, (json.dumps(data, indent=1) + "\n").encode())
+        add(args.out, data, key, measured(args, variant, names, windows))
+
+
+def add(out: Path, data: dict[str, Any], key: str, row: dict[str, Any]) -> None:
+    """One more row, in the file at once."""
+    data["rows"][key] = row
+    print(key, {name: value for name, value in row.items() if name != "nll"}, flush=True)
+    write_file(out, (json.dumps(data, indent=1) + "\n").encode())
 
 
 def _arguments() -> argparse.Namespace:
@@ -153,11 +158,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--calibration", default="demo")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--samples", type=int, default=16)
+    parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--seqlen", type=int, default=512)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--context", type=int, default=512)
-    parser.add_argument("--windows", type=int, default=20)
+    parser.add_argument("--windows", type=int, default=12)
     parser.add_argument("--batch", type=int, default=4)
     return parser.parse_args()
 

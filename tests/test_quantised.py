@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -23,8 +24,10 @@ from tailcut.compress.packing import pack, unpack
 from tailcut.compress.run import compress
 from tailcut.errors import InputError
 from tailcut.export.run import export
+from tailcut.kernels import library
 from tailcut.kernels.decoder import Decoder
 from tailcut.kernels.package import open_package
+from tailcut.kernels.session import load_session
 from tailcut.kernels.stored import module_names, stored_matrices
 from tailcut.manifest import RealisedLayer
 from tailcut.sidecar import open_sidecars
@@ -298,6 +301,27 @@ def test_logits_are_those_of_the_directory(
     got = Decoder(tmp_path / "p", kernels="off").prefill(ids, np.ones_like(ids))
     # the same float32 weights; sums of 64 products in another order, three blocks: a few 1e-7 of the largest logit each
     assert np.abs(got - want).max() < 2e-5 * np.abs(want).max()
+
+
+@pytest.mark.parametrize("graph", ["model.onnx", "fused.onnx"])
+def test_kernels_run_every_integer_matrix(graph: str, mixed: Callable[[str], Path], tmp_path: Path) -> None:
+    """One product a node and step, by its own kind; int8 activations in two parts, so that logits stay close."""
+    export(mixed("float32"), tmp_path / "p", activation_bits=16, check=False)
+    nodes = Counter(node.op_type[-4:] for node in open_package(tmp_path / "p", graph=graph).model.graph.node)
+    # by block, joined ones once. int8: k, up; none; q+k+v, o. int4: q, o, gate, down; q+k+v, o, gate+up, down; the last two
+    assert (nodes["Int8"], nodes["Int4"]) == (4, 10)
+    session = load_session(tmp_path / "p", kernels="require", graph=graph)
+    decoder, portable = Decoder(None, session=session), Decoder(tmp_path / "p", kernels="off")
+    ids = np.arange(9)[None] * 11 % 258
+    want, got = (one.prefill(ids) for one in (portable, decoder))
+    # 16-bit activations: about 1e-4 of a matrix's largest input each, through three blocks
+    assert np.abs(got - want).max() < 5e-3 * np.abs(want).max()
+    before = library.counters()
+    decoder.step(ids[:, 0])
+    ran = Counter(library.counters())
+    ran.subtract(before)
+    for kind, count in (("i8", nodes["Int8"]), ("i4", nodes["Int4"])):
+        assert sum(calls for name, calls in ran.items() if name.startswith(f"{kind} ")) == count
 
 
 def test_the_rest_follows_weights(mixed: Callable[[str], Path], tmp_path: Path) -> None:

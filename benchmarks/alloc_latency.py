@@ -1,11 +1,13 @@
 """Does a plan made for a decode speed reach it? Cost table, plans by speed, packages, and a paired bench of each.
 
-    python benchmarks/alloc_latency.py prepare MODEL SCORES.json --work DIR          # the dense package
-    python benchmarks/alloc_latency.py run MODEL SCORES.json --work DIR -o result.json --speedups 1.5,2
+    python benchmarks/alloc_latency.py table MODEL SCORES.json --work DIR                        # timed
+    python benchmarks/alloc_latency.py packages MODEL SCORES.json --work DIR --speedups 1.5,2    # not timed
+    python benchmarks/alloc_latency.py bench MODEL SCORES.json --work DIR -o result.json         # timed
 
-`run` measures a cost table on the dense package, allocates for each speedup (latency allocator, every matrix by itself),
-cuts by magnitude (the speed does not depend on which weights go), exports and benches dense beside sparse. The result
-holds the table with its samples, each plan's prediction and the measured speedup with its interval.
+`table` exports the dense package if it is not there and measures what its products cost. `packages` allocates for each
+speedup (latency allocator, every matrix by itself), cuts by magnitude (the speed does not depend on which weights go)
+and exports. `bench` times dense beside sparse. The result holds the table with its samples, each plan's prediction and
+the measured speedup with its interval.
 """
 
 import argparse
@@ -31,62 +33,69 @@ from tailcut.progress import console
 from tailcut.results import Workload
 
 
-def prepare(options: argparse.Namespace) -> Path:
-    """The dense package of the model, made once."""
-    package = Path(options.work) / "dense"
+def make_table(options: argparse.Namespace) -> None:
+    """The dense package of the model, made once, and what its products cost."""
+    package = options.work / "dense"
     if not package.is_dir():
         export(options.model, package, weights=options.weights, check=False)
-    return package
-
-
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """The table and a row for each speedup; what is out of reach says so."""
-    dense, scores = prepare(options), codec.load(LayerScores, options.scores)
     with console() as report:
         effort = Effort(rounds=options.rounds, steps=options.steps)
-        table = measure_costs(dense, threads=options.threads, effort=effort, report=report)
-    rows = [one(speedup, dense, scores, table, options) for speedup in options.speedups]
-    return {
-        "what": "decode speed that a plan predicts from a cost table, and what a paired bench measures",
-        "model": options.model.name,
-        "table": json.loads(codec.to_json(table)),
-        "rows": rows,
-    }
+        table = measure_costs(package, threads=options.threads, effort=effort, report=report)
+    codec.save(table, options.work / "cost.json")
 
 
-def one(
-    speedup: float, dense: Path, scores: LayerScores, table: CostTable, options: argparse.Namespace
-) -> dict[str, Any]:
-    """Plan, package and bench of one speedup."""
+def make_packages(options: argparse.Namespace) -> None:
+    """A plan and a package for each speedup; what is out of reach leaves its reason in rows.json."""
+    table = codec.load(CostTable, options.work / "cost.json")
+    scores = codec.load(LayerScores, options.scores)
+    rows = [_package(speedup, scores, table, options) for speedup in options.speedups]
+    write_file(options.work / "rows.json", json.dumps(rows).encode())
+
+
+def _package(speedup: float, scores: LayerScores, table: CostTable, options: argparse.Namespace) -> dict[str, Any]:
+    settings = Settings(cost=table, granularity="matrix")
     try:
-        settings = Settings(cost=table, granularity="matrix")
         plan = allocate("latency", scores, Budget(0.0, speedup=speedup), settings)
     except InputError as error:
         return {"asked": speedup, "reason": str(error)}
-    cut, package = Path(options.work) / "cut", Path(options.work) / f"package-{speedup:g}"
+    cut, package = options.work / "cut", options.work / f"package-{speedup:g}"
     for old in (cut, package):
         shutil.rmtree(old, ignore_errors=True)
     with console() as report:
         made = compress(options.model, plan, cut, pruner="magnitude", calibration=Calibration(), report=report)
         export(cut, package, weights=options.weights, check=False, report=report)
-        workload = Workload(
-            prompt_tokens=8,
-            context=4 * options.steps,
-            new_tokens=options.steps,
-            threads=options.threads,
-            blocks=options.blocks,
-            prefill_blocks=0,
-        )
-        result = bench(dense, package, engines=("tailcut",), workload=workload, report=report)
-    (engine,) = result.engines
+    return {"asked": speedup, "plan": dict(plan.provenance), "sparsity": made.sparsity, "package": package.name}
+
+
+def make_result(options: argparse.Namespace) -> dict[str, Any]:
+    """The table and, for each speedup, the plan's prediction beside what was measured."""
+    rows = json.loads((options.work / "rows.json").read_bytes())
     return {
-        "asked": speedup,
-        "plan": dict(plan.provenance),
-        "sparsity": made.sparsity,
+        "what": "decode speed that a plan predicts from a cost table, and what a paired bench measures",
+        "model": options.model.name,
+        "table": json.loads((options.work / "cost.json").read_bytes()),
+        "rows": [row | (_bench(row.pop("package"), options) if "package" in row else {}) for row in rows],
+    }
+
+
+def _bench(package: str, options: argparse.Namespace) -> dict[str, Any]:
+    workload = Workload(
+        prompt_tokens=1,
+        context=4 * options.steps,
+        new_tokens=options.steps,
+        threads=options.threads,
+        blocks=options.blocks,
+        prefill_blocks=0,
+    )
+    with console() as report:
+        pair = options.work / "dense", options.work / package
+        (engine,) = bench(*pair, engines=("tailcut",), workload=workload, report=report).engines
+    return {
         "reason": engine.reason,
         "measured": engine.decode_speedup and asdict(engine.decode_speedup),
         "dense_ms": engine.dense and engine.dense.decode_ms,
         "sparse_ms": engine.sparse and engine.sparse.decode_ms,
+        "cautions": engine.cautions,
     }
 
 
@@ -106,7 +115,7 @@ def render(content: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("action", choices=("prepare", "run"))
+    parser.add_argument("action", choices=("table", "packages", "bench"))
     parser.add_argument("model", type=Path)
     parser.add_argument("scores", type=Path)
     parser.add_argument("--work", type=Path, required=True, help="packages are written here")
@@ -118,12 +127,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--blocks", type=int, default=8)
     parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/alloc_latency.json"))
     options = parser.parse_args(arguments)
-    if options.action == "prepare":
-        prepare(options)
-        return
-    content = run(options)
-    write_file(options.output, (json.dumps(content, indent=1) + "\n").encode())
-    print(render(content))
+    if options.action == "table":
+        make_table(options)
+    elif options.action == "packages":
+        make_packages(options)
+    else:
+        content = make_result(options)
+        write_file(options.output, (json.dumps(content, indent=1) + "\n").encode())
+        print(render(content))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ void integer_compute(const Matrix& w, const uint8_t* scratch, int64_t m, float* 
                      int64_t row1);
 
 // Slots of i8 and i4, up to kSlotsRows rows of x; above, panels of them are expanded (avx512_slots_panel.h).
-constexpr int64_t kSlotsRows = 32;
+constexpr int64_t kSlotsRows = 16;
 size_t slots_scratch_bytes(const Matrix& w, int64_t m);
 void slots_prepare(const Matrix& w, const float* x, int64_t m, int64_t first, int64_t last, uint8_t* scratch);
 void slots_compute(const Matrix& w, const uint8_t* scratch, int64_t m, float* y, int64_t ldy, int64_t row0, int64_t row1);

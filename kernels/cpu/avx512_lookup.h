@@ -32,6 +32,37 @@ inline Ints shift_right_4(Ints v) {
 inline Ints sixteenths(Ints v) {
   return each<int32_t>([&](int i) { return get<int32_t>(v, i) / 16; });
 }
+// For each 16 bits, the bits that its two bytes (below 16) number.
+inline Ints two_bits(Ints numbers) {
+  return each<uint16_t>([&](int i) { return 1u << numbers.b[2 * i] | 1u << numbers.b[2 * i + 1]; });
+}
+// The two halves of every int32 joined by OR: those of a in the low halves, those of b in the high ones.
+inline Ints join_halves(Ints a, Ints b) {
+  return each<uint16_t>([&](int i) {
+    const Ints& from = i % 2 ? b : a;
+    return get<uint16_t>(from, i) | get<uint16_t>(from, i ^ 1);
+  });
+}
+// Within each quarter the first or the last two int32 (int64: one) of a and b, in turn.
+inline Ints first_pairs(Ints a, Ints b) {
+  return each<uint32_t>([&](int i) { return get<uint32_t>(i % 2 ? b : a, i / 4 * 4 + i % 4 / 2); });
+}
+inline Ints last_pairs(Ints a, Ints b) {
+  return each<uint32_t>([&](int i) { return get<uint32_t>(i % 2 ? b : a, i / 4 * 4 + 2 + i % 4 / 2); });
+}
+inline Ints first_longs(Ints a, Ints b) {
+  return each<uint64_t>([&](int i) { return get<uint64_t>(i % 2 ? b : a, i / 2 * 2); });
+}
+inline Ints last_longs(Ints a, Ints b) {
+  return each<uint64_t>([&](int i) { return get<uint64_t>(i % 2 ? b : a, i / 2 * 2 + 1); });
+}
+// 8 or 16 bytes at the beginning of a vector.
+template <int kBytes>
+inline Ints load_first(const uint8_t* at) {
+  Ints r = zero_ints();
+  std::memcpy(r.b, at, kBytes);
+  return r;
+}
 #else
 inline Ints four_times_16(const uint8_t* at) {  // 16 bytes, in each quarter of the vector
   return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at)));
@@ -51,7 +82,28 @@ inline Ints expand_ints(Ints fill, uint16_t mask, Ints packed) {
 inline Ints shift_left_4(Ints v) { return _mm512_slli_epi32(v, 4); }
 inline Ints shift_right_4(Ints v) { return _mm512_srli_epi32(v, 4); }
 inline Ints sixteenths(Ints v) { return _mm512_srai_epi32(v, 4); }  // of int32 that are multiples of 16
+inline Ints two_bits(Ints numbers) {
+  const __m512i one = _mm512_set1_epi16(1), first = _mm512_and_si512(numbers, _mm512_set1_epi16(0xff));
+  return _mm512_or_si512(_mm512_sllv_epi16(one, first), _mm512_sllv_epi16(one, _mm512_srli_epi16(numbers, 8)));
+}
+inline Ints join_halves(Ints a, Ints b) {
+  const __m512i low = _mm512_or_si512(a, _mm512_srli_epi32(a, 16)), high = _mm512_or_si512(b, _mm512_slli_epi32(b, 16));
+  return _mm512_mask_blend_epi16(0xaaaaaaaau, low, high);
+}
+inline Ints first_pairs(Ints a, Ints b) { return _mm512_unpacklo_epi32(a, b); }
+inline Ints last_pairs(Ints a, Ints b) { return _mm512_unpackhi_epi32(a, b); }
+inline Ints first_longs(Ints a, Ints b) { return _mm512_unpacklo_epi64(a, b); }
+inline Ints last_longs(Ints a, Ints b) { return _mm512_unpackhi_epi64(a, b); }
+// A load of no more than was stored before in one piece gets it without waiting for the cache.
+template <int kBytes>
+inline Ints load_first(const uint8_t* at) {
+  const auto* const from = reinterpret_cast<const __m128i*>(at);
+  return _mm512_castsi128_si512(kBytes == 8 ? _mm_loadl_epi64(from) : _mm_loadu_si128(from));
+}
 #endif
+
+// What is stored at `at` is read from there, not taken out of the registers: loads have ports of their own.
+inline void in_memory(const void* at) { __asm__ volatile("" ::"r"(at) : "memory"); }
 
 }  // namespace
 }  // namespace tailcut

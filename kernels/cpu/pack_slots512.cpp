@@ -9,6 +9,7 @@ namespace {
 
 constexpr uint8_t kNone8 = 0x80, kNone4 = 0x88;  // bytes of the weight 0, of two of them
 
+uint8_t no_weight(Kind kind) { return kind == Kind::i8 ? kNone8 : kNone4 & 0x0f; }
 int64_t rows_in(uint16_t rows) { return count_bits(rows); }
 
 // A group's record: what is in it, and where its parts begin.
@@ -127,16 +128,41 @@ struct Values {
   }
 };
 
-void fill_row(const Record& r, int64_t row, const uint64_t* words, Values* values) {
-  int64_t far = 0;
+// The first `places` columns of a window that have an entry; if there are fewer, also the first free ones.
+unsigned near_columns(unsigned bits, int64_t places) {
+  unsigned near = 0;
+  for (int64_t place = 0; place < places && bits; ++place, bits &= bits - 1) near |= bits & -bits;
+  while (__builtin_popcount(near) < places) near |= ~near & (near + 1);
+  return near;
+}
+
+// The windows that units have places for; `words` holds the row's entries, those of windows that do not exist are 0.
+void fill_windows(const Record& r, int64_t row, const uint64_t* words, Values* values, int64_t* far) {
+  const int64_t near_windows = r.plan.places ? r.units * 8 / r.plan.places : 0;
   for (int64_t window = 0; window < kGroup / kWindow; ++window) {
     auto bits = static_cast<unsigned>(words[window / 4] >> window % 4 * 16 & 0xffff);
-    for (int64_t place = 0; bits; ++place, bits &= bits - 1) {
-      const int64_t column = __builtin_ctz(bits);
-      if (place < r.plan.places) put_near(r, row, window, place, column, values->next());
-      else put_far(r, row, far++, window * kWindow + column, values->next());
+    unsigned near = window < near_windows ? near_columns(bits, r.plan.places) : 0;
+    const unsigned rest = bits & ~near;
+    for (int64_t place = 0; near; ++place, near &= near - 1) {
+      const bool entry = bits & near & -near;
+      put_near(r, row, window, place, __builtin_ctz(near), entry ? values->next() : no_weight(r.kind));
     }
+    for (bits = rest; bits; bits &= bits - 1)
+      put_far(r, row, (*far)++, window * kWindow + __builtin_ctz(bits), values->next());
   }
+}
+
+int64_t first_free(const uint64_t* words) {  // of 128 columns; a full row has no empty places
+  if (~words[0]) return __builtin_ctzll(~words[0]);
+  return ~words[1] ? 64 + __builtin_ctzll(~words[1]) : 0;
+}
+
+void fill_row(const Record& r, int64_t row, const uint64_t* words, Values* values) {
+  const int64_t layers = 2 * all_pairs(r.plan, r.layers), free = first_free(words);
+  int64_t far = 0;
+  fill_windows(r, row, words, values, &far);
+  for (; far / kQuad < layers && r.layers.rows[far / kQuad] >> row & 1; ++far)
+    put_far(r, row, far, free, no_weight(r.kind));
 }
 
 void fill_tile(const Packing& p, const SlotsPlan& plan, int64_t tile, uint8_t* to) {

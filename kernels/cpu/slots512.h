@@ -21,7 +21,9 @@
 //     pairs of layers, those of all rows first; of the rows that are in them, four bytes each:
 //       i8: columns, values of the first layer, columns, values of the second
 //       i4: columns of the first layer, values of both (low nibble: of the first), columns of the second
-//   i8 values are w + 128, i4 values w + 8. Empty places hold the weight 0 and column 0.
+//   i8 values are w + 128, i4 values w + 8. A row never names a column twice with different weights: empty places hold
+//   the weight 0, in a window a column of their own that is free there, elsewhere the row's first free column. Places of
+//   a window are in ascending order. So windows can be written by masks, all else on top of them in any order.
 #pragma once
 
 #include "slots.h"

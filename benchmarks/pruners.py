@@ -31,8 +31,9 @@ from tailcut.bench.report import markdown_row
 from tailcut.checkpoint import Checkpoint
 from tailcut.compress.calibration import Calibration
 from tailcut.compress.discovery import find_linears
+from tailcut.compress.job import PRUNERS
 from tailcut.compress.perplexity import tokenise
-from tailcut.compress.run import PRUNERS, compress
+from tailcut.compress.run import compress
 from tailcut.windows import read_text
 
 NAMES = ("magnitude", "wanda", "wanda-variant", "ria", "dsnot", "sparsegpt", "alps")

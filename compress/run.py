@@ -7,88 +7,29 @@ A run that was killed replays finished blocks from their shards, forward only, s
 byte that of an undisturbed run.
 """
 
-import hashlib
-import json
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, cast
 
 import numpy as np
 import torch
 import transformers
 
-from tailcut import __version__, plugins
-from tailcut.allocation import NM, Allocation
-from tailcut.checkpoint import Checkpoint, float32, read_shard, write_index
-from tailcut.compress.blocks import Stream, max_positions, open_stream
-from tailcut.compress.calibration import Calibration, CalibrationTokens, draw
+from tailcut import __version__
+from tailcut.allocation import Allocation
+from tailcut.checkpoint import float32, read_shard, write_index
+from tailcut.compress.blocks import Stream, open_stream
+from tailcut.compress.calibration import Calibration
 from tailcut.compress.companions import copy_companions
-from tailcut.compress.cutting import Method, cut_block
-from tailcut.compress.discovery import Linear, linears_of_skeleton
+from tailcut.compress.cutting import cut_block
+from tailcut.compress.job import Job, choose, prepare
 from tailcut.compress.journal import Found, Journal, open_journal
-from tailcut.compress.masks import require_divisible
 from tailcut.compress.packing import pack_into
-from tailcut.compress.pruners import Pruner
-from tailcut.compress.quantisers import Quantiser
-from tailcut.compress.resident import Weights
-from tailcut.compress.skeleton import build_skeleton
-from tailcut.compress.spectra import resolve_device
-from tailcut.errors import InputError, MissingEnvironmentError
+from tailcut.errors import MissingEnvironmentError
 from tailcut.files import require_absent
 from tailcut.manifest import Manifest, RealisedLayer, file_entries, read_manifest, try_manifest, write_manifest
 from tailcut.progress import Reporter, silent
-from tailcut.sidecar import Errors, errors_of, file_name
-
-PRUNERS: Final = "tailcut.compress.pruners"
-QUANTISERS: Final = "tailcut.compress.quantisers"
-JOINT_PRUNER: Final = "sparsegpt"  # whose sweep a quantiser that prunes is
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """Everything that decides the output."""
-
-    weights: Weights
-    linears: tuple[Linear, ...]
-    allocation: Allocation
-    pruner_name: str
-    quantiser_name: str | None  # None: no plan has bits
-    method: Method
-    calibration: Calibration
-    tokens: CalibrationTokens | None  # None: the pruner needs no statistics
-    source: str  # fingerprint of the model's files
-
-    @property
-    def checkpoint(self) -> Checkpoint:
-        return self.weights.checkpoint
-
-    @property
-    def blocks(self) -> int:
-        return len(self.weights.skeleton.blocks)
-
-    def shard(self, number: int) -> str:
-        """File of block `number`; the last file, number == blocks, holds everything else."""
-        return f"model-{number + 1:05d}-of-{self.blocks + 1:05d}.safetensors"
-
-    def sidecar(self, number: int) -> str:
-        """File of the integers of block `number`, where it has any."""
-        return file_name(number, self.blocks)
-
-    def fingerprint(self) -> str:
-        """Equal fingerprints, equal bytes."""
-        parts = {
-            "source": self.source,
-            "plans": {name: asdict(plan) for name, plan in sorted(self.allocation.plans.items())},
-            "provenance": dict(self.allocation.provenance),
-            "pruner": self.pruner_name,
-            "quantiser": [self.quantiser_name, self.method.clip],
-            "tokens": self.tokens.sha256 if self.tokens else None,
-            "device": self.weights.device.type,
-            "versions": [__version__, torch.__version__, transformers.__version__],
-        }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+from tailcut.sidecar import Errors, errors_of
 
 
 def compress(
@@ -110,9 +51,9 @@ def compress(
     `pack` stores the cut matrices bitmask-packed: smaller, but only tailcut reads it back (`tailcut unpack`).
     """
     require_absent(out)
-    method = _method(allocation, pruner, quantiser, clip)
+    method = choose(allocation, pruner, quantiser, clip)
     names = pruner, quantiser if method.quantiser else None
-    job = _prepare(model_dir, allocation, names, method, calibration, device, report)
+    job = prepare(model_dir, allocation, names, method, calibration, device, report)
     _require_disk(job, out, pack)
     journal, found = open_journal(out, job.fingerprint())
     _tell(job, journal, found, report)
@@ -128,7 +69,7 @@ def compress(
     return manifest
 
 
-def _tell(job: _Job, journal: Journal, found: Found, report: Reporter) -> None:
+def _tell(job: Job, journal: Journal, found: Found, report: Reporter) -> None:
     done = sum(journal.has(job.shard(index)) for index in range(job.blocks))
     if found is Found.SAME:
         report("compress", done, job.blocks, f"going on after {done} finished blocks")
@@ -136,59 +77,7 @@ def _tell(job: _Job, journal: Journal, found: Found, report: Reporter) -> None:
         report("compress", 0, job.blocks, "an unfinished run with other settings was removed; started afresh")
 
 
-def _method(allocation: Allocation, pruner: str, quantiser: str, clip: bool) -> Method:
-    """The named pruner, and the quantiser if a plan has bits."""
-    module = cast(Pruner, plugins.load(PRUNERS, pruner))
-    rounding = cast(Quantiser, plugins.load(QUANTISERS, quantiser))
-    if all(plan.bits is None for plan in allocation.plans.values()):
-        return Method(module)
-    if rounding.PRUNES and pruner != JOINT_PRUNER:
-        raise InputError(
-            f"the quantiser {quantiser} prunes in {JOINT_PRUNER}'s own sweep, not as {pruner} does; "
-            f"choose --pruner {JOINT_PRUNER}, or --quantiser gptq after {pruner}"
-        )
-    return Method(module, rounding, clip)
-
-
-def _prepare(
-    model_dir: Path,
-    allocation: Allocation,
-    names: tuple[str, str | None],
-    method: Method,
-    calibration: Calibration,
-    device: str,
-    report: Reporter,
-) -> _Job:
-    """Every check that needs no output, so that a wrong input fails before anything is written."""
-    where = resolve_device(device)
-    checkpoint = Checkpoint(model_dir)
-    skeleton = build_skeleton(checkpoint)
-    linears = linears_of_skeleton(checkpoint, skeleton)
-    _require_matching(allocation, linears)
-    tokens = None
-    if any(method.needs(plan) for plan in allocation.plans.values()):
-        tokens = draw(calibration, model_dir, max_positions(skeleton.model))
-    for number, name in enumerate(checkpoint.names):
-        report("check", number + 1, len(checkpoint.names), name)
-        checkpoint.read_finite(name)
-        checkpoint.release()
-    weights = Weights(checkpoint, skeleton, where, torch.float32)
-    return _Job(weights, linears, allocation, *names, method, calibration, tokens, checkpoint.fingerprint())
-
-
-def _require_matching(allocation: Allocation, linears: Sequence[Linear]) -> None:
-    """The allocation names exactly this model's linears, with plans that can be carried out."""
-    known = {linear.name for linear in linears}
-    for name in sorted(known ^ allocation.plans.keys()):
-        where = "the allocation has no plan for it" if name in known else "the model has no such linear"
-        raise InputError(f"{name}: {where}; allocate again from scores of this model")
-    for linear in linears:
-        plan = allocation.plans[linear.name]
-        if isinstance(plan.pattern, NM):
-            require_divisible(linear.name, linear.shape[1], plan.pattern)
-
-
-def _require_disk(job: _Job, out: Path, pack: bool) -> None:
+def _require_disk(job: Job, out: Path, pack: bool) -> None:
     """Room for the whole output (and the packed copy) beside what an earlier run left."""
     checkpoint = job.checkpoint
     size = sum(
@@ -206,7 +95,7 @@ def _require_disk(job: _Job, out: Path, pack: bool) -> None:
         )
 
 
-def _write_blocks(job: _Job, journal: Journal, report: Reporter) -> None:
+def _write_blocks(job: Job, journal: Journal, report: Reporter) -> None:
     """Every block's shard, in order; finished ones are only replayed, and only as far as a later one needs it."""
     missing = [index for index in range(job.blocks) if not journal.has(job.shard(index))]
     if not missing:
@@ -215,7 +104,7 @@ def _write_blocks(job: _Job, journal: Journal, report: Reporter) -> None:
     for index in range(missing[-1] + 1):
         report("compress", index, job.blocks, f"block {index}")
         if index in missing:
-            cut = cut_block(job.weights, index, _of(job, index), job.allocation, job.method, stream)
+            cut = cut_block(job.weights, index, job.of(index), job.allocation, job.method, stream)
             if cut.sidecar:
                 journal.store(job.sidecar(index), cut.sidecar)
             journal.store(job.shard(index), cut.tensors)
@@ -225,18 +114,14 @@ def _write_blocks(job: _Job, journal: Journal, report: Reporter) -> None:
     report("compress", job.blocks, job.blocks)
 
 
-def _stream(job: _Job) -> Stream | None:
+def _stream(job: Job) -> Stream | None:
     if job.tokens is None:
         return None
     job.weights.load_rest()
     return open_stream(job.weights, job.tokens.tokens)
 
 
-def _of(job: _Job, index: int) -> tuple[Linear, ...]:
-    return tuple(linear for linear in job.linears if linear.block == index)
-
-
-def _write_rest(job: _Job, journal: Journal) -> None:
+def _write_rest(job: Job, journal: Journal) -> None:
     """Embeddings, norms, head and whatever else the checkpoint holds, unchanged, in the last shard."""
     shard = job.shard(job.blocks)
     if journal.has(shard):
@@ -245,7 +130,7 @@ def _write_rest(job: _Job, journal: Journal) -> None:
     journal.store(shard, {name: job.checkpoint.read(name) for name in job.checkpoint.names if name not in in_blocks})
 
 
-def _write_companions(job: _Job, journal: Journal) -> None:
+def _write_companions(job: Job, journal: Journal) -> None:
     """Index, config, tokenizer, licence and manifest. Written anew each time: they are cheap."""
     directory = journal.model
     copy_companions(job.checkpoint.directory, directory)
@@ -253,7 +138,7 @@ def _write_companions(job: _Job, journal: Journal) -> None:
     write_manifest(_manifest(job, directory), directory)
 
 
-def _manifest(job: _Job, directory: Path) -> Manifest:
+def _manifest(job: Job, directory: Path) -> Manifest:
     earlier = try_manifest(job.checkpoint.directory)
     return Manifest(
         kind="model",
@@ -268,14 +153,14 @@ def _manifest(job: _Job, directory: Path) -> Manifest:
     )
 
 
-def _realised(job: _Job, directory: Path) -> dict[str, RealisedLayer]:
+def _realised(job: Job, directory: Path) -> dict[str, RealisedLayer]:
     """Zeros as counted in the written files, errors as noted beside the integers."""
     realised: dict[str, RealisedLayer] = {}
     for index in range(job.blocks):
         arrays = read_shard(directory / job.shard(index))
         sidecar = directory / job.sidecar(index)
         integers = read_shard(sidecar) if sidecar.is_file() else {}
-        for linear in _of(job, index):
+        for linear in job.of(index):
             plan = job.allocation.plans[linear.name]
             zeros = int(np.count_nonzero(float32(arrays[linear.tensor]) == 0.0))
             errors = Errors(0.0, None) if plan.bits is None else errors_of(linear.name, integers)
@@ -283,7 +168,7 @@ def _realised(job: _Job, directory: Path) -> dict[str, RealisedLayer]:
     return realised
 
 
-def _details(job: _Job) -> Mapping[str, str | int | float | bool | None]:
+def _details(job: Job) -> Mapping[str, str | int | float | bool | None]:
     details: dict[str, str | int | float | bool | None] = {
         "pruner": job.pruner_name,
         "device": job.weights.device.type,
@@ -304,7 +189,7 @@ def _details(job: _Job) -> Mapping[str, str | int | float | bool | None]:
     }
 
 
-def _mean_bits(job: _Job) -> float:
+def _mean_bits(job: Job) -> float:
     """Bits of a quantised weight, zeros and scales not counted."""
     bits = {linear: job.allocation.plans[linear.name].bits for linear in job.linears}
     counted = {linear: count for linear, count in bits.items() if count is not None}

@@ -14,9 +14,9 @@ from tailcut.results import Workload
 SEPARATE_PHASES = False
 COMPRESSES = False
 LICENCE = ""
-# 4-bit weights in groups of 128 are 9 % off in the L2 norm, a matrix; as for the other dense int4 engines, a wrong layout
-# gives errors of 1 and more
-TOLERANCE = 0.5
+# 4-bit weights in groups of 128 are 9 % off in the L2 norm, a matrix, which random models of one to three blocks turn into
+# 0.35 to 0.65 of the largest logit; a wrong layout gives 1.4 and more (logits that have nothing to do with each other)
+TOLERANCE = 0.8
 _ENGINE: Final = "int4"
 
 available = torch_cuda_dense.available

@@ -224,7 +224,8 @@ def _copied(value: Any) -> Any:  # noqa: ANN401 - a frozen dataclass of tensors 
 
 
 def cusparselt(weight: Tensor) -> Made:
-    """PyTorch's semi-structured tensors; cuSPARSELt is their default back end."""
+    """PyTorch's semi-structured tensors; cuSPARSELt is their default back end. Its products come out strided, which the
+    loop's kernels do not read."""
     from torch.sparse import to_sparse_semi_structured
 
     cut = _cut_two_four(weight)
@@ -234,7 +235,7 @@ def cusparselt(weight: Tensor) -> Made:
     parts = (getattr(packed, name, None) for name in ("packed", "meta"))
     size = sum(part.nbytes for part in parts if isinstance(part, Tensor))
     return Made(
-        lambda x: torch.nn.functional.linear(x, packed),
+        lambda x: torch.nn.functional.linear(x, packed).contiguous(),
         size,
         lambda: cut,
         path=lambda x: type(packed).__name__,

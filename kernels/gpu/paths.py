@@ -88,7 +88,7 @@ def run_path(path: str, x: Tensor, layer: Layer) -> Tensor:  # noqa: PLR0911 a l
     if name == "dense" and layer.dense is not None:
         return x @ layer.dense.T
     if name == "cusparselt" and layer.cusparselt is not None:
-        return torch.nn.functional.linear(x, layer.cusparselt)
+        return torch.nn.functional.linear(x, layer.cusparselt).contiguous()  # it comes out strided
     if name == "dot" and layer.two_four is not None:
         return two_four_dot(x, layer.two_four)
     if name == "bitmask" and layer.bitmask is not None:

@@ -166,3 +166,14 @@ def test_a_tuned_layer_is_not_slower_than_dense(tmp_path: Path, monkeypatch: pyt
         # bfloat16 of the result: 2^-9 of it, and the sums' own error in another order of magnitude below
         assert float((dispatch.linear(x, layer).double() - want).norm() / want.norm()) < 4e-3
     tuned.forget()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("rows", [1, 24, 256])
+def test_every_path_gives_rows_that_lie_together(rows: int) -> None:
+    weight = two_four(64, 128, torch.bfloat16).cuda()
+    layer = make_layer(pack_two_four(weight), dense=weight, tiles=True, cusparselt=True)
+    x = torch.randn(rows, 128, device="cuda", dtype=torch.bfloat16)
+    found = {path: run_path(path, x, layer).is_contiguous() for path in paths(layer, rows)}
+    assert all(found.values()), found
+    assert {"dense", "cusparselt", "expand"} <= set(found)

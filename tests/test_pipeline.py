@@ -152,6 +152,7 @@ def test_an_absent_engine_is_not_measured_and_not_passed(tiny_model: TinyModel, 
         (("--context", "4"), "cannot hold"),
         (("--calibration", "/no/such/file.txt"), "cannot read the text"),
         (("--granularity", "atom"), "granularity"),
+        (("--allocator", "er", "--tau", "0.1"), "the er allocator does not read tau"),
     ],
 )
 def test_bad_settings_are_one_sentence(

@@ -108,6 +108,14 @@ def allocate(name: str, scores: LayerScores, budget: Budget, settings: Settings)
     """The plan of the allocator `name`; InputError also for a setting that it would ignore."""
     from tailcut.compress.allocators import _bits  # it needs Settings, which this module must have defined by then
 
+    require_read(name, budget, settings)
+    return _bits.with_bits(load(name).allocate(scores, budget, settings), scores, budget, settings)
+
+
+def require_read(name: str, budget: Budget, settings: Settings) -> None:
+    """InputError unless the allocator `name`, or what adds bits to its plan, reads every setting that is given."""
+    from tailcut.compress.allocators import _bits
+
     allocator = load(name)
     known = (*allocator.SETTINGS, *(_bits.SETTINGS if budget.bits is not None else ()))
     for setting in settings.given:
@@ -116,7 +124,6 @@ def allocate(name: str, scores: LayerScores, budget: Budget, settings: Settings)
             raise InputError(f"the {name} allocator does not read {setting} (it reads {reads}); leave {setting} out")
     if budget.speedup is not None and "cost" not in known:
         raise InputError(f"the {name} allocator takes a sparsity, not a speedup; use --allocator latency")
-    return _bits.with_bits(allocator.allocate(scores, budget, settings), scores, budget, settings)
 
 
 def metrics_needed(name: str, metric: str | None) -> tuple[str, ...]:

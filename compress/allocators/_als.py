@@ -55,10 +55,13 @@ def solve_lp(values: Vector, parameters: Vector, sparsity: float, low: float, hi
 def solve_qp(values: Vector, parameters: Vector, sparsity: float, low: float, high: float) -> Vector:
     """Sparsities in [low, high] that maximise sum(N (c d - g (d - D)^2)), D = 1 - S, under the same budget.
 
-    g is 8, as in DSA (the same group's later allocator). The optimum is d = D + (c - m) / (2 g) between the bounds.
-    Unlike `solve_lp` this depends continuously on the importances, and equal ones give the uniform plan.
+    c are the values stretched to [0, 1] (their scale is arbitrary and often tiny for all but one); g is 8, as in DSA, the
+    same group's later allocator. The optimum is d = D + (c - m) / (2 g) between the bounds: sparsities 1/16 apart
+    at most. Unlike `solve_lp` this is continuous in the values, and equal ones give the uniform plan.
     """
-    wanted = sparsity - values / (2.0 * REGULARISER)
+    span = np.ptp(values)
+    stretched = (values - values.min()) / span if span > _SAME * np.abs(values).max() else np.zeros_like(values)
+    wanted = sparsity - stretched / (2.0 * REGULARISER)
     return fill(wanted, np.ones_like(wanted), parameters, sparsity, low, high)
 
 

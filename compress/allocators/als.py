@@ -10,8 +10,9 @@ the block's (granularity mixed, the default). `block` stops after the first leve
          0.7 for 30 to 70 %, 0.1 to 0.3 at 20 %; elsewhere ours narrow towards 0 and 1. Where the budget is
          itself a bound (30 and 70 %) the only solution is the uniform plan; and inside a block that is on a bound
          the second level changes nothing. Sparsities lie on a grid of 0.5 %, but for what keeps the budget exact.
-    qp   adds the regulariser -8 (d_i - D)^2 to every unit, weighted by parameters: continuous, no grid. Ours, after
-         DSA by the same group.
+    qp   stretches the importances to [0, 1] and adds the regulariser -8 (d_i - D)^2 to every unit, weighted by
+         parameters: continuous, sparsities at most 1/16 apart at each level, no bounds and no grid unless asked for. Ours,
+         after DSA by the same group.
 
 The published importance averages a block with all after it; matrices of a block have no such order, there each
 stands for itself. What the paper's "feature norm" and "weight norm" divide by is not published, nor used here.
@@ -39,8 +40,8 @@ def allocate(scores: LayerScores, budget: Budget, settings: Settings) -> Allocat
     """Blocks, and then the matrices in them, whose inputs resemble those of others lose more, solved as a linear
     program (solver lp, as published) or a quadratic one (qp, ours). Needs the als redundancies, that is calibration
     text. Adaptive Layer Sparsity, NeurIPS 2024. Default solver: lp; granularity: mixed (both levels; block and
-    matrix are one each); bounds: 0.3 to 0.7 for budgets of 30 to 70 %, narrower outside; step: 0.005 for lp, none for
-    qp. lp at exactly 30 or 70 % is the uniform plan; prefer qp, or other bounds, there.
+    matrix are one each); bounds: for lp 0.3 to 0.7 for budgets of 30 to 70 %, narrower outside; step: 0.005
+    for lp; neither for qp. lp at exactly 30 or 70 % is the uniform plan; prefer qp, or other bounds, there.
     """
     refuse_pattern("als", budget)
     layers = ordered(scores)
@@ -72,20 +73,21 @@ class _Rules:
 
 
 def _rules(budget: Budget, settings: Settings) -> _Rules:
-    low, high = default_bounds(budget.sparsity) if settings.bounds is None else settings.bounds
+    solver = settings.solver or "lp"
+    usual = default_bounds(budget.sparsity) if solver == "lp" else (0.0, 1.0)
+    low, high = usual if settings.bounds is None else settings.bounds
     high = min(high, budget.cap)
     if not low <= budget.sparsity <= high:
         raise InputError(
             f"a global sparsity of {budget.sparsity} cannot be met when every matrix is to lose {low} to {high}; "
             "give wider bounds"
         )
-    solver = settings.solver or "lp"
     step = _STEP if settings.step is None and solver == "lp" else settings.step
     return _Rules(solver, low, high, step)
 
 
 def default_bounds(sparsity: float) -> tuple[float, float]:
-    """0.3 to 0.7 where the budget is between; below, half of it around it (0.1 to 0.3 at 20 %); above, towards 1."""
+    """Of lp: 0.3 to 0.7 where the budget is between; below, half of it around it (0.1 to 0.3 at 20 %); above, towards 1."""
     if sparsity < _PUBLISHED[0]:
         return sparsity / 2.0, sparsity * 1.5
     if sparsity > _PUBLISHED[1]:

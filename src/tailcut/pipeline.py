@@ -28,6 +28,7 @@ from tailcut.stages import Stage, run_stages
 from tailcut.texts import demo_heldout
 
 if TYPE_CHECKING:
+    from tailcut.compress.allocators import Settings
     from tailcut.compress.calibration import Calibration
     from tailcut.results import Quality, Verdict, Workload
 
@@ -53,8 +54,10 @@ class Run:
 
 def run(recipe: Recipe, out: Path, report: Reporter = silent) -> "Verdict":
     """Do every stage that is not done yet and return the verdict that is in `out`."""
+    from tailcut.compress.allocators import require_read
     from tailcut.results import Verdict
 
+    require_read(recipe.allocator, recipe.budget(), _shaping(recipe))  # now, not after the measuring
     state = Run(recipe, out, report)
     stages = plan(state, Checkpoint(state.model).fingerprint())
     out.mkdir(parents=True, exist_ok=True)
@@ -151,14 +154,21 @@ def _measure(state: Run) -> None:
 
 
 def _allocate(state: Run) -> None:
-    from tailcut.compress.allocators import Settings, allocate
+    from tailcut.compress.allocators import allocate
 
     recipe = state.recipe
     scores = codec.load(LayerScores, state.out / "scores.json")
+    allocation = allocate(recipe.allocator, scores, recipe.budget(), _shaping(recipe))
+    codec.save(allocation, state.out / "allocation.json")
+
+
+def _shaping(recipe: Recipe) -> "Settings":
+    from tailcut.compress.allocators import Settings
+
     settings = Settings(**{name: getattr(recipe, name) for name in _SHAPING})
     if recipe.cost is not None:
         settings = replace(settings, cost=codec.load(CostTable, Path(recipe.cost)), precision=recipe.weights)
-    codec.save(allocate(recipe.allocator, scores, recipe.budget(), settings), state.out / "allocation.json")
+    return settings
 
 
 def _compress(state: Run) -> None:

@@ -105,7 +105,8 @@ def test_qp_meets_its_optimality_conditions(seed: int) -> None:
     low, sparsity, high = np.sort(rng.random(3))
     got = solve_qp(values, parameters, sparsity, low, high)
     assert np.average(got, weights=parameters) == pytest.approx(sparsity, abs=1e-14)
-    gain = values - 2 * REGULARISER * (sparsity - got)  # d - D = S - s
+    stretched = (values - values.min()) / np.ptp(values)
+    gain = stretched - 2 * REGULARISER * (sparsity - got)  # d - D = S - s
     inside = (got > low + 1e-9) & (got < high - 1e-9)
     assert inside.any()
     multiplier = gain[inside].mean()
@@ -114,13 +115,17 @@ def test_qp_meets_its_optimality_conditions(seed: int) -> None:
     assert np.all(gain[got >= high - 1e-9] <= multiplier + 1e-9)
 
 
-def test_qp_moves_little_when_importances_do() -> None:
-    scores = made(12, [(8, 8)])
-    got = np.array(sparsities(scores, Budget(0.7), Settings(solver="qp")))
-    assert got == pytest.approx([0.7] * 12)  # the cap of the bounds is the budget itself
-    wider = np.array(sparsities(scores, Budget(0.7), Settings(solver="qp", bounds=(0.4, 0.9))))
-    assert 0.001 < np.ptp(wider) <= 1.0 / (2 * REGULARISER) + 1e-12
-    assert wider.mean() == pytest.approx(0.7, abs=1e-15)
+@pytest.mark.parametrize("sparsity", [0.3, 0.7, 0.85])
+def test_qp_spreads_blocks_by_a_sixteenth_at_any_budget(sparsity: float) -> None:
+    got = sparsities(made(12, [(8, 8)]), Budget(sparsity), Settings(solver="qp", granularity="block"))
+    assert np.ptp(got) == pytest.approx(1 / 16)
+    assert np.mean(got) == pytest.approx(sparsity, abs=1e-15)
+
+
+def test_qp_does_not_depend_on_the_scale_of_importances() -> None:
+    values = np.array([0.3, 0.1, 0.2])
+    one, other = (solve_qp(scale * values, np.ones(3), 0.6, 0.0, 1.0) for scale in (1.0, 1e-9))
+    assert one == pytest.approx(other, abs=1e-12)
 
 
 @pytest.mark.parametrize("solver", get_args(Solver))

@@ -1,10 +1,10 @@
-"""Cost of every metric on a model: seconds and peak memory, each in a process of its own with an empty cache.
+"""Cost of every metric on a model: seconds and peak memory, each in a process of its own.
 
     python benchmarks/metrics.py MODEL --calibration TEXT --out benchmarks/results/alloc_metrics.json
 
 The result file keeps the raw seconds of every repetition, by model and metric; measuring some metrics of a model again
-replaces their rows and leaves the others. Metrics of the spectrum share the eigenvalues: their "warm" seconds are what one more of them costs
-when the cache holds them. Peak memory is that of the measuring process: anonymous pages, without mapped files.
+replaces their rows and leaves the others. Metrics of the spectrum share the eigenvalues: the first one's "cold" seconds
+include them, "warm" is what a metric costs when the cache holds them. The others have only "cold" seconds. Peak memory is that of the measuring process: anonymous pages, without mapped files.
 """
 
 import argparse
@@ -72,23 +72,23 @@ def in_a_process(options: argparse.Namespace, name: str, cache: Path) -> dict[st
     return sample
 
 
-def measure_metric(options: argparse.Namespace, name: str) -> dict[str, Any]:
-    """`cold` and `warm` samples: an empty cache of eigenvalues, and the one that the cold run left."""
+def measure_metric(options: argparse.Namespace, name: str, cache: Path, row: dict[str, Any]) -> None:
+    """Adds a sample to the `cold` or `warm` ones of a row; a metric that filled the cache is measured again with it."""
+    before = len(list(cache.iterdir()))
+    sample = in_a_process(options, name, cache)
+    grew = len(list(cache.iterdir())) > before
+    row["warm" if row["needs"] == "spectrum" and not grew else "cold"].append(sample)
+    if grew:
+        row["warm"].append(in_a_process(options, name, cache))
+
+
+def new_row(options: argparse.Namespace, name: str) -> dict[str, Any]:
+    """A metric without samples, and what decides its cost beside the model."""
     from tailcut.compress.metrics import need_text
 
-    needs = plugins.load(PACKAGE, name).NEEDS
-    samples: dict[str, list[dict[str, float]]] = {"cold": [], "warm": []}
-    for _ in range(options.repeat):
-        with tempfile.TemporaryDirectory() as cache:
-            samples["cold"].append(in_a_process(options, name, Path(cache)))
-            if any(Path(cache).iterdir()):
-                samples["warm"].append(in_a_process(options, name, Path(cache)))
     text = {"samples": options.samples, "seqlen": options.seqlen, "text": Path(options.calibration).name}
-    return (
-        {"needs": needs, "load_average": os.getloadavg()}
-        | ({"calibration": text} if need_text([name]) else {})
-        | samples
-    )
+    about = {"needs": plugins.load(PACKAGE, name).NEEDS, "load_average": os.getloadavg(), "cold": [], "warm": []}
+    return about | ({"calibration": text} if need_text([name]) else {})
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -98,10 +98,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
     checkpoint = Checkpoint(options.model)
     names = options.metrics.split(",") if options.metrics else plugins.names(PACKAGE)
-    rows = {}
-    for name in names:
-        rows[name] = measure_metric(options, name)
-        print(name, json.dumps(summary(rows[name])), flush=True)
+    rows = {name: new_row(options, name) for name in names}
+    for _ in range(options.repeat):
+        with tempfile.TemporaryDirectory() as empty:
+            for name, row in rows.items():
+                measure_metric(options, name, options.cache or Path(empty), row)
+                print(name, json.dumps(summary(row)), flush=True)
     return {
         "parameters": checkpoint.total_parameters(),
         "matrices": len(find_linears(checkpoint)),
@@ -115,7 +117,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 def summary(row: dict[str, Any]) -> dict[str, float]:
     """Medians of a metric's samples: seconds cold and warm, and the memory it added, in MB."""
     numbers = {kind: median(sample["s"] for sample in row[kind]) for kind in ("cold", "warm") if row[kind]}
-    added = median(sample["peak_bytes"] - sample["before_bytes"] for sample in row["cold"])
+    added = median(sample["peak_bytes"] - sample["before_bytes"] for sample in row["cold"] or row["warm"])
     return {f"{kind}_s": round(value, 3) for kind, value in numbers.items()} | {"added_mb": round(added / 1e6, 1)}
 
 
@@ -130,7 +132,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeat", type=int, default=3, help="processes a metric")
     parser.add_argument("--metrics", help="comma-separated; all of them when left out")
     parser.add_argument("--one", help="measure this metric in this process and print the sample (used by itself)")
-    parser.add_argument("--cache", type=Path, help="with --one: the cache of eigenvalues")
+    parser.add_argument(
+        "--cache", type=Path, help="keep eigenvalues in this existing directory between calls; with --repeat 1"
+    )
     return parser.parse_args()
 
 

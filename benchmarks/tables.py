@@ -83,9 +83,19 @@ def engines() -> str:
     return cpu_engines_table.render(cpu_engines.read(RESULTS / "cpu_engines.json"))
 
 
+def engines_batches() -> str:
+    """Several sequences at once, and whole prompts."""
+    return cpu_engines_table.render(cpu_engines.read(RESULTS / "cpu_engines_batches.json"))
+
+
 def engines_avx512() -> str:
     """The same script on a machine with AVX-512 and AMX."""
     return cpu_engines_table.render(cpu_engines.read(RESULTS / "cpu_engines_avx512.json"))
+
+
+def engines_avx512_masks() -> str:
+    """That machine before int8 and int4 got their slots."""
+    return cpu_engines_table.render(cpu_engines.read(RESULTS / "cpu_engines_avx512_masks.json"))
 
 
 def engines_avx512_at_80() -> str:
@@ -100,6 +110,11 @@ def kernels() -> str:
 
 def kernels_avx512() -> str:
     return cpu_kernels.render(json.loads((RESULTS / "cpu_kernels_avx512.json").read_bytes()))
+
+
+def kernels_avx512_slots() -> str:
+    """The same after int8 and int4 got their slots, one shape."""
+    return cpu_kernels.render(json.loads((RESULTS / "cpu_kernels_avx512_slots.json").read_bytes()))
 
 
 def rows() -> str:
@@ -160,6 +175,13 @@ def gpu_decode() -> str:
     return f"{gpu_tables.decode_table(result)}\n\n{gpu_tables.machine_line(result)}"
 
 
+def gpu_quality() -> str:
+    """A real 2:4 model: tokens and perplexity of the 2:4 kernels beside dense products."""
+    import gpu_quality as script  # beside this script; loads torch
+
+    return script.render(json.loads((RESULTS / "gpu_quality.json").read_bytes()))
+
+
 def gpu_compress() -> str:
     """Spectra, SparseGPT and Wanda on a GPU."""
     import gpu_compress as script  # beside this script; loads torch
@@ -209,10 +231,13 @@ TABLES: dict[str, Callable[[], str]] = {
     "cpu_decode": decode,
     "cpu_engines": engines,
     "cpu_engines_80": engines_at_80,
+    "cpu_engines_batches": engines_batches,
     "cpu_engines_avx512": engines_avx512,
+    "cpu_engines_avx512_masks": engines_avx512_masks,
     "cpu_engines_avx512_80": engines_avx512_at_80,
     "cpu_kernels": kernels,
     "cpu_kernels_avx512": kernels_avx512,
+    "cpu_kernels_avx512_slots": kernels_avx512_slots,
     "cpu_rows": rows,
     "cpu_rows_avx512": rows_avx512,
     "cpu_quality": deployed_quality,
@@ -220,6 +245,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "gpu_products": gpu_products,
     "gpu_crossover": gpu_crossover,
     "gpu_decode": gpu_decode,
+    "gpu_quality": gpu_quality,
     "gpu_compress": gpu_compress,
     "gpu_tests": gpu_tests,
     "demo": demo,

@@ -5,6 +5,7 @@ Removing weights shifts the expected output of row i by e_i = sum over removed j
 contribution W_ij t_j has the sign of e_i, the one with the largest |W_ij t_j| / Var(x_j), and in turn loses the kept
 weight of the opposite sign with the smallest Wanda score (N:M: the kept weight of the same group with the smallest
 score, whatever its sign, and only while e_i keeps its sign). So counts stay as they are. A weight moves once.
+It is the shift that falls, not the output's error: on SmolLM2-135M that was above Wanda's in 26 of 30 cases measured.
 
 Cycles, threshold and the power 1 of the variance are the defaults of the authors' code (zyxxmu/DSnoT). Differences:
 the variance is that of all tokens, theirs the mean of the batches' own; a candidate of the wrong sign, a kept weight

@@ -1,9 +1,9 @@
 """alpha of square tiles (FARMS, Hu et al. 2025): `alpha_peak` without the bias that a matrix's shape brings.
 
 The eigenvalues of 128 x 128 tiles are pooled and fitted as `alpha_peak` fits a whole matrix's; see `_tiles`. Higher =
-lighter tail = pruned more. Use it where matrices of different shape compete (granularity matrix or mixed). Seconds
-for a model, cheaper than one eigenvalue decomposition of each matrix, and not cached. Scaling and transposing the
-matrix change nothing. `farms_mid` is the closed form on the same eigenvalues.
+lighter tail = pruned more. Use it where matrices of different shape compete (granularity matrix or mixed). Costs
+about as much as the matrices' own eigenvalues where they are 576 wide, and at most 256 tiles a matrix where they are
+wider; not cached. Scaling and transposing the matrix change nothing. `farms_mid` is the closed form on the same eigenvalues.
 """
 
 from typing import Final, Literal

@@ -187,7 +187,7 @@ def test_unknown_pruner_lists_the_choices(
     tiny_model: TinyModel, allocate: Allocate, calibration: Calibration, half: Unstructured, tmp_path: Path
 ) -> None:
     plan = allocate(tiny_model("llama"), half)
-    with pytest.raises(InputError, match="unknown pruner 'luck'; choose one of .*magnitude.*, sparsegpt, wanda"):
+    with pytest.raises(InputError, match=r"unknown pruner 'luck'; choose one of .*magnitude.*, sparsegpt, wanda"):
         compress(tiny_model("llama"), plan, tmp_path / "out", pruner="luck", calibration=calibration)
 
 

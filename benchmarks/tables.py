@@ -88,6 +88,11 @@ def engines_batches() -> str:
     return cpu_engines_table.render(cpu_engines.read(RESULTS / "cpu_engines_batches.json"))
 
 
+def load() -> str:
+    """Load time, peak memory and file size of packages, each engine alone."""
+    return cpu_engines_table.render(cpu_engines.read(RESULTS / "cpu_load.json"))
+
+
 def engines_avx512() -> str:
     """The same script on a machine with AVX-512 and AMX."""
     return cpu_engines_table.render(cpu_engines.read(RESULTS / "cpu_engines_avx512.json"))
@@ -232,6 +237,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cpu_engines": engines,
     "cpu_engines_80": engines_at_80,
     "cpu_engines_batches": engines_batches,
+    "cpu_load": load,
     "cpu_engines_avx512": engines_avx512,
     "cpu_engines_avx512_masks": engines_avx512_masks,
     "cpu_engines_avx512_80": engines_avx512_at_80,

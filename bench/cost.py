@@ -8,15 +8,12 @@ the dense package decodes, and what its step takes beyond its products is the fi
 Results of `tailcut bench-gpu` hold products already: `from_gpu` reads a table from them, without the fixed part.
 """
 
-import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast, get_args
+from typing import Final, cast, get_args
 
-import ml_dtypes
 import numpy as np
 
 from tailcut import __version__
@@ -24,20 +21,18 @@ from tailcut.allocation import Dense, Pattern, Unstructured, parse_nm
 from tailcut.bench.engines import tailcut as engine
 from tailcut.bench.gpu import DENSE, GpuResult
 from tailcut.bench.lock import machine_lock
-from tailcut.bench.machine import describe_machine, l3_bytes, pinned_cpus
+from tailcut.bench.machine import describe_machine, l3_bytes, pinned
 from tailcut.bench.roofline import read_dimensions
 from tailcut.bench.worker import Worker, WorkerError
 from tailcut.cost import Cost, CostTable, Shape
 from tailcut.errors import InputError, MissingEnvironmentError
-from tailcut.kernels.library import CpuMatrix
-from tailcut.kernels.timing import time_pool
+from tailcut.kernels.timing import random_pool, time_pool
 from tailcut.manifest import Manifest, read_manifest
 from tailcut.progress import Reporter, silent
-from tailcut.quantised import Precision, groups
+from tailcut.quantised import Precision
 from tailcut.results import Workload
 
 SPARSITIES: Final = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
-_FLOATS: Final[dict[str, Any]] = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 _BITS: Final = {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8, "int4": 4}
 _GPU_WORDS: Final = {"bf16": "bfloat16", "int8": "int8", "int4": "int4"}
 
@@ -129,40 +124,16 @@ def _shape_costs(
     shape: Shape, patterns: Sequence[Pattern], precision: Precision, threads: int, effort: Effort, pool_bytes: int
 ) -> list[Cost]:
     """Every pattern of one shape, each once a round; a sample is the median of a round's calls."""
-    pools = {pattern: _pool(shape, pattern.sparsity, precision, pool_bytes) for pattern in patterns}
+    pools = {pattern: random_pool(precision, shape, pattern.sparsity, pool_bytes) for pattern in patterns}
     x = np.random.default_rng(1).standard_normal((1, shape[1]), np.float32)
     samples: dict[Pattern, list[float]] = {pattern: [] for pattern in patterns}
-    with _pinned(threads):
+    with pinned(threads):
         for turn in range(-1, effort.rounds):  # the first turn warms up
             for pattern, pool in pools.items():
                 seconds = time_pool(pool, x, threads, effort.calls, max(turn, 0) * effort.calls)
                 if turn >= 0:
                     samples[pattern].append(1e3 * float(np.median(seconds)))
     return [Cost(shape, p, precision, float(np.median(ms)), tuple(ms)) for p, ms in samples.items()]
-
-
-def _pool(shape: Shape, sparsity: float, precision: Precision, pool_bytes: int) -> list[CpuMatrix]:
-    """Copies of one random matrix: what is in them does not matter, only how much and that it is not cached."""
-    parts = _random_parts(shape, sparsity, precision)
-    first = CpuMatrix(shape=shape, **parts)
-    copies = max(2, pool_bytes // max(1, first.describe().bytes))
-    return [first, *(CpuMatrix(shape=shape, **parts) for _ in range(copies - 1))]
-
-
-def _random_parts(shape: Shape, sparsity: float, precision: Precision) -> dict[str, Any]:
-    """Values, mask and scales of a matrix [out, in] as CpuMatrix takes them."""
-    rng = np.random.default_rng(0)
-    keep = rng.random(shape, np.float32) >= sparsity
-    mask = np.packbits(keep, axis=1, bitorder="little") if sparsity else None
-    count = int(keep.sum()) if sparsity else shape[0] * shape[1]
-    if precision in _FLOATS:
-        return {"values": rng.standard_normal(count, np.float32).astype(_FLOATS[precision]), "mask": mask}
-    if precision == "int8":
-        values = rng.integers(-127, 128, count, np.int8)
-        return {"values": values, "mask": mask, "scales": np.full(shape[0], 0.01, np.float32)}
-    nibbles = rng.integers(1, 16, count + count % 2, np.uint8)
-    scales = np.full((shape[0], groups(shape[1])), 0.01, np.float32)
-    return {"values": nibbles[::2] | nibbles[1::2] << 4, "mask": mask, "scales": scales}
 
 
 def _steps(package: Path, threads: int, effort: Effort) -> tuple[float, ...]:
@@ -179,14 +150,3 @@ def _steps(package: Path, threads: int, effort: Effort) -> tuple[float, ...]:
         _, arrays = worker.ask("decode", {"tokens": tokens}, context=context, seed=0, steps=effort.steps, warmup=2)
         worker.close()
     return tuple(float(ms) for ms in arrays["ms"])
-
-
-@contextmanager
-def _pinned(threads: int) -> Iterator[None]:
-    """This process on the CPUs that the engine's threads get, for as long as the context lasts."""
-    everything = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, pinned_cpus(threads))
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, everything)

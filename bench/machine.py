@@ -4,7 +4,8 @@ import hashlib
 import os
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -64,6 +65,17 @@ def pinned_cpus(threads: int) -> list[int]:
     """The CPUs that `threads` threads are kept on: separate cores first, then their siblings."""
     cores = physical_cpus()
     return (cores + [cpu for cpu in usable_cpus() if cpu not in cores])[:threads]
+
+
+@contextmanager
+def pinned(threads: int) -> Iterator[None]:
+    """This process on the CPUs that `threads` threads are kept on, for as long as the context lasts."""
+    everything = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, pinned_cpus(threads))
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, everything)
 
 
 def l3_bytes() -> int:

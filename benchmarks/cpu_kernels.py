@@ -12,28 +12,25 @@ differ by more than a fifth are left out of the medians (and counted).
 
 import argparse
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
-import numpy.typing as npt
 
 from tailcut.bench.lock import machine_lock
-from tailcut.bench.machine import describe_machine, l3_bytes, pinned_cpus
+from tailcut.bench.machine import describe_machine, l3_bytes, pinned
 from tailcut.bench.report import markdown_row
 from tailcut.files import write_file
 from tailcut.kernels import library
 from tailcut.kernels.library import CpuMatrix
-from tailcut.kernels.timing import stream_read, time_pool
+from tailcut.kernels.timing import random_pool, stream_read, time_pool
+from tailcut.quantised import Precision
 
 SHAPES = ((4096, 4096), (11008, 4096), (5632, 2048))
 SPARSITIES = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9)
-KINDS = ("i8", "f32", "i4", "bf16", "f16")
-FLOATS = {"f32": np.float32, "bf16": ml_dtypes.bfloat16, "f16": np.float16}
+KINDS: dict[str, Precision] = {"i8": "int8", "f32": "float32", "i4": "int4", "bf16": "bfloat16", "f16": "float16"}
 READ_BYTES = 256 << 20
 STEADY = 0.2  # the two reads around a round may differ by this much
 
@@ -52,40 +49,15 @@ class Setting:
         return f"{self.kind} {self.shape[0]}x{self.shape[1]} {self.sparsity:.2f} {self.threads}t"
 
 
-def parts(kind: str, shape: tuple[int, int], sparsity: float, rng: np.random.Generator) -> dict[str, Any]:
-    """Random values, mask and scales of one matrix [out, in], as CpuMatrix takes them."""
-    rows, columns = shape
-    keep = rng.random(shape, np.float32) >= sparsity
-    mask = np.packbits(keep, axis=1, bitorder="little") if sparsity else None
-    count = int(keep.sum()) if sparsity else rows * columns
-    if kind in FLOATS:
-        values: npt.NDArray[Any] = rng.standard_normal(count, np.float32).astype(FLOATS[kind])
-        return {"values": values, "mask": mask, "scales": None}
-    if kind == "i8":
-        scales = np.full(rows, 0.01, np.float32)
-        return {"values": rng.integers(-127, 128, count, np.int8), "mask": mask, "scales": scales}
-    nibbles = rng.integers(1, 16, count + count % 2, np.uint8)
-    scales = np.full((rows, -(-columns // 128)), 0.01, np.float32)
-    return {"values": nibbles[::2] | nibbles[1::2] << 4, "mask": mask, "scales": scales}
-
-
-def make_pool(setting: Setting, pool_bytes: int, isa: library.Isa) -> list[CpuMatrix]:
-    """Copies of one random matrix: what is in them does not matter, only that none is cached."""
-    found = parts(setting.kind, setting.shape, setting.sparsity, np.random.default_rng(0))
-    first = CpuMatrix(shape=setting.shape, isa=isa, **found)
-    copies = max(2, pool_bytes // max(1, first.describe().bytes))
-    return [first, *(CpuMatrix(shape=setting.shape, isa=isa, **found) for _ in range(copies - 1))]
-
-
 def measure_shape(settings: Sequence[Setting], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """All settings of one shape: packed once, then one thread count after the other."""
-    cpus = {threads: pinned_cpus(threads) for threads in options.threads}
-    found = {(s.kind, s.sparsity): make_pool(s, options.pool_bytes, options.isa) for s in settings}
-    everything = os.sched_getaffinity(0)
-    for threads, chosen in cpus.items():
-        os.sched_setaffinity(0, chosen)
-        yield from take_turns({s: found[s.kind, s.sparsity] for s in settings if s.threads == threads}, options)
-        os.sched_setaffinity(0, everything)
+    found = {
+        (s.kind, s.sparsity): random_pool(KINDS[s.kind], s.shape, s.sparsity, options.pool_bytes, options.isa)
+        for s in settings
+    }
+    for threads in dict.fromkeys(options.threads):
+        with pinned(threads):
+            yield from take_turns({s: found[s.kind, s.sparsity] for s in settings if s.threads == threads}, options)
 
 
 def take_turns(pools: dict[Setting, list[CpuMatrix]], options: argparse.Namespace) -> Iterator[dict[str, Any]]:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
-from cpu_kernels import parts, shapes_of  # beside this script
+from cpu_kernels import KINDS, shapes_of  # beside this script
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from tailcut.bench.lock import machine_lock
@@ -31,7 +31,7 @@ from tailcut.files import write_file
 from tailcut.kernels import library
 from tailcut.kernels.library import CpuMatrix
 from tailcut.kernels.session import session_options
-from tailcut.kernels.timing import time_pool
+from tailcut.kernels.timing import random_parts, time_pool
 
 SHAPES = ((4096, 4096), (11008, 4096), (5632, 2048))
 ROWS = (1, 4, 16, 64, 128, 512)
@@ -65,7 +65,7 @@ def make_node(setting: Setting, shape: tuple[int, int], number: int) -> tuple[No
     settings: dict[str, int] = {}
     domain = "com.microsoft"
     if setting.engine == "tailcut":
-        found = parts(setting.kind, shape, setting.sparsity, rng)
+        found = random_parts(KINDS[setting.kind], shape, setting.sparsity, rng)
         arrays = {key: found[key] for key in ("values", "mask", "scales") if found[key] is not None}
         arrays["values"], arrays["shape"] = _smaller(arrays["values"], shape[1]), np.array(shape, np.int64)
         if "scales" in arrays:
@@ -166,7 +166,7 @@ def standalone(
     """The same kernels, called directly: one row."""
     for setting in settings:
         sides = [shape, shape[::-1]]
-        found = [parts(setting.kind, side, setting.sparsity, np.random.default_rng(0)) for side in sides]
+        found = [random_parts(KINDS[setting.kind], side, setting.sparsity, np.random.default_rng(0)) for side in sides]
         length = max(2, int(options.pool_bytes / bytes_of(setting, shape)) // 2)
         pools = [
             [CpuMatrix(shape=side, **part) for _ in range(length)] for side, part in zip(sides, found, strict=True)

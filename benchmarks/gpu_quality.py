@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "machine": asdict(describe_machine()),
         "gpu": describe_gpu() if options.device == "cuda" else {},
         "model": {"source": dict(manifest.source), "details": dict(manifest.details), "notes": list(manifest.notes)},
-        "sparsity": sparsity(directory),
+        "sparsity": manifest.sparsity,
         "text": text.name,
         "text_sha256": text.sha256,
         "context": options.context,
@@ -77,12 +77,6 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "gaps": gaps(options, tokens, rows),
         "rows": rows,
     }
-
-
-def sparsity(directory: Path) -> float:
-    """Share of zeros of the cut matrices, as the manifest counted them in the files."""
-    layers = read_manifest(directory).layers.values()
-    return sum(layer.zeros for layer in layers) / sum(layer.shape[0] * layer.shape[1] for layer in layers)
 
 
 def greedy(model: Model, prompts: Tensor, count: int) -> list[list[int]]:

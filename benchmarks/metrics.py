@@ -13,35 +13,19 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from esd import AnonymousMemory, anonymous_bytes  # beside this script
+
 from tailcut import plugins
 from tailcut.bench.machine import describe_machine
 from tailcut.files import write_file
 
 PACKAGE = "tailcut.compress.metrics"
-
-
-class AnonymousMemory(threading.Thread):
-    """Samples this process's anonymous resident memory until `stop` is set."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.peak_bytes = 0
-        self.stop = threading.Event()
-
-    def run(self) -> None:
-        while not self.stop.wait(0.01):
-            self.peak_bytes = max(self.peak_bytes, anonymous_bytes())
-
-
-def anonymous_bytes() -> int:
-    return int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0]) * 1024
 
 
 def measure_once(options: argparse.Namespace, name: str, cache: Path) -> dict[str, float]:

@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,67 +79,29 @@ def decode() -> str:
     return cpu_decode.render(cpu_decode.read(RESULTS / "cpu_decode.json"))
 
 
-def engines() -> str:
-    """Every table of the side-by-side runs."""
-    return cpu_engines_table.render(cpu_engines.read(RESULTS / "cpu_engines.json"))
+def engines(file: str) -> str:
+    """Every table of side-by-side runs: decode, several sequences, prompts, loading."""
+    return cpu_engines_table.render(cpu_engines.read(RESULTS / file))
 
 
-def engines_batches() -> str:
-    """Several sequences at once, and whole prompts."""
-    return cpu_engines_table.render(cpu_engines.read(RESULTS / "cpu_engines_batches.json"))
+def engines_at_80(file: str) -> str:
+    """80 % sparsity on two threads."""
+    return cpu_engines_table.summary(cpu_engines.read(RESULTS / file))
 
 
-def load() -> str:
-    """Load time, peak memory and file size of packages, each engine alone."""
-    return cpu_engines_table.render(cpu_engines.read(RESULTS / "cpu_load.json"))
-
-
-def engines_avx512() -> str:
-    """The same script on a machine with AVX-512 and AMX."""
-    return cpu_engines_table.render(cpu_engines.read(RESULTS / "cpu_engines_avx512.json"))
-
-
-def engines_avx512_masks() -> str:
-    """That machine before int8 and int4 got their slots."""
-    return cpu_engines_table.render(cpu_engines.read(RESULTS / "cpu_engines_avx512_masks.json"))
-
-
-def engines_avx512_at_80() -> str:
-    """80 % sparsity on two threads of that machine."""
-    return cpu_engines_table.summary(cpu_engines.read(RESULTS / "cpu_engines_avx512.json"))
-
-
-def kernels() -> str:
+def kernels(file: str) -> str:
     """Share of the read bandwidth of the product kernels."""
-    return cpu_kernels.render(json.loads((RESULTS / "cpu_kernels.json").read_bytes()))
+    return cpu_kernels.render(json.loads((RESULTS / file).read_bytes()))
 
 
-def kernels_avx512() -> str:
-    return cpu_kernels.render(json.loads((RESULTS / "cpu_kernels_avx512.json").read_bytes()))
-
-
-def kernels_avx512_slots() -> str:
-    """The same after int8 and int4 got their slots, one shape."""
-    return cpu_kernels.render(json.loads((RESULTS / "cpu_kernels_avx512_slots.json").read_bytes()))
-
-
-def rows() -> str:
+def rows(file: str) -> str:
     """One to many rows, inside ONNX Runtime, against its own dense products."""
-    return cpu_rows.render(json.loads((RESULTS / "cpu_rows.json").read_bytes()))
-
-
-def rows_avx512() -> str:
-    return cpu_rows.render(json.loads((RESULTS / "cpu_rows_avx512.json").read_bytes()))
+    return cpu_rows.render(json.loads((RESULTS / file).read_bytes()))
 
 
 def deployed_quality() -> str:
     """Perplexity through the kernels against the same stored weights."""
     return cpu_quality.render(json.loads((RESULTS / "cpu_quality.json").read_bytes()))
-
-
-def engines_at_80() -> str:
-    """80 % sparsity on two threads."""
-    return cpu_engines_table.summary(cpu_engines.read(RESULTS / "cpu_engines.json"))
 
 
 def esd() -> str:
@@ -234,18 +197,18 @@ def demo() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "quality": quality,
     "cpu_decode": decode,
-    "cpu_engines": engines,
-    "cpu_engines_80": engines_at_80,
-    "cpu_engines_batches": engines_batches,
-    "cpu_load": load,
-    "cpu_engines_avx512": engines_avx512,
-    "cpu_engines_avx512_masks": engines_avx512_masks,
-    "cpu_engines_avx512_80": engines_avx512_at_80,
-    "cpu_kernels": kernels,
-    "cpu_kernels_avx512": kernels_avx512,
-    "cpu_kernels_avx512_slots": kernels_avx512_slots,
-    "cpu_rows": rows,
-    "cpu_rows_avx512": rows_avx512,
+    "cpu_engines": partial(engines, "cpu_engines.json"),
+    "cpu_engines_80": partial(engines_at_80, "cpu_engines.json"),
+    "cpu_engines_batches": partial(engines, "cpu_engines_batches.json"),
+    "cpu_load": partial(engines, "cpu_load.json"),
+    "cpu_engines_avx512": partial(engines, "cpu_engines_avx512.json"),
+    "cpu_engines_avx512_masks": partial(engines, "cpu_engines_avx512_masks.json"),
+    "cpu_engines_avx512_80": partial(engines_at_80, "cpu_engines_avx512.json"),
+    "cpu_kernels": partial(kernels, "cpu_kernels.json"),
+    "cpu_kernels_avx512": partial(kernels, "cpu_kernels_avx512.json"),
+    "cpu_kernels_avx512_slots": partial(kernels, "cpu_kernels_avx512_slots.json"),
+    "cpu_rows": partial(rows, "cpu_rows.json"),
+    "cpu_rows_avx512": partial(rows, "cpu_rows_avx512.json"),
     "cpu_quality": deployed_quality,
     "esd": esd,
     "gpu_products": gpu_products,

@@ -6,6 +6,8 @@ that answer the hidden states that were computed. Nothing here knows a family.
 """
 
 import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -65,6 +67,21 @@ def finish(weights: Weights, stream: Stream, tokens: Tokens, hidden: Tensor, pos
     answer = hidden.to(weights.device)
     with in_place_of(weights.skeleton.blocks, lambda real: Answer(real, stream.tape, answer)):
         return _forward(weights, tokens, positions).float()
+
+
+@contextmanager
+def watched(block: nn.Module, receivers: Mapping[str, Callable[[Tensor], None]]) -> Iterator[None]:
+    """Give the input of each named linear to its receiver while the context lasts."""
+
+    def hook(receive: Callable[[Tensor], None]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda _, inputs: receive(inputs[0])
+
+    handles = [block.get_submodule(name).register_forward_pre_hook(hook(item)) for name, item in receivers.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def require_known_tokens(weights: Weights, tokens: Tokens) -> None:

@@ -3,13 +3,13 @@
 Linears that are handed the same tensor (q, k and v; gate and up) share their sums: a Hessian is the dearest thing here.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from tailcut.compress.blocks import Stream
+from tailcut.compress.blocks import Stream, watched
 from tailcut.compress.discovery import Linear
 from tailcut.compress.resident import Weights
 from tailcut.compress.statistics import Accumulator, Needs, Statistics
@@ -25,7 +25,8 @@ def collect(
         for linear, wanted in needs.items()
     }
     prefix, inputs = weights.skeleton.block_prefix(index), SharedSums(sums)
-    with weights.block(index) as block, _watched(block, sums, prefix, inputs.add):
+    receivers = {name.removeprefix(prefix): partial(inputs.add, name) for name in sums}
+    with weights.block(index) as block, watched(block, receivers):
         stream.watch(index, block)
     return inputs.result()
 
@@ -74,20 +75,3 @@ def _together(parts: Sequence[Statistics]) -> Statistics:
     """What any of them holds; what several hold is the same."""
     values = {field.name: [getattr(part, field.name) for part in parts] for field in fields(Statistics)}
     return Statistics(**{name: next((one for one in found if one is not None), None) for name, found in values.items()})
-
-
-@contextmanager
-def _watched(
-    block: nn.Module, names: Mapping[str, object], prefix: str, add: Callable[[str, Tensor], None]
-) -> Iterator[None]:
-    """`add` is called with the inputs of each named linear while the context lasts."""
-
-    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda _, inputs: add(name, inputs[0])
-
-    handles = [block.get_submodule(name.removeprefix(prefix)).register_forward_pre_hook(hook(name)) for name in names]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -4,16 +4,15 @@ The calibration text runs through the model as it is, nothing is pruned on the w
 runs once: hooks note the inputs of its linears while its output becomes the input of the next.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from tailcut.compress.blocks import open_stream
+from tailcut.compress.blocks import open_stream, watched
 from tailcut.compress.discovery import Linear
 from tailcut.compress.metrics import Floats, Spectrum
 from tailcut.compress.resident import Weights
@@ -99,21 +98,6 @@ class DenseInputs:
         for hidden in self._stream.batches:
             sample.add(hidden)
         return sample.rows()
-
-
-@contextmanager
-def watched(block: nn.Module, receivers: Mapping[str, Callable[[Tensor], None]]) -> Iterator[None]:
-    """Give the input of each named linear to its receiver while the context lasts."""
-
-    def hook(receive: Callable[[Tensor], None]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda _, inputs: receive(inputs[0])
-
-    handles = [block.get_submodule(name).register_forward_pre_hook(hook(item)) for name, item in receivers.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _energy(name: str, sums: Accumulator) -> Spectrum:

@@ -5,16 +5,52 @@ no weight is still in a cache when it is read again.
 """
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
 from tailcut.errors import InputError
 from tailcut.kernels import library
-from tailcut.kernels.library import CpuMatrix
+from tailcut.kernels.library import CpuMatrix, Isa
+from tailcut.quantised import Precision, groups
 
 Floats = npt.NDArray[np.float32]
+_FLOATS: Final[Mapping[Precision, Any]] = {
+    "float32": np.float32,
+    "float16": np.float16,
+    "bfloat16": ml_dtypes.bfloat16,
+}
+
+
+def random_parts(
+    precision: Precision, shape: tuple[int, int], sparsity: float, rng: np.random.Generator
+) -> dict[str, Any]:
+    """Random values, mask and scales of one matrix [out, in], as CpuMatrix takes them."""
+    keep = rng.random(shape, np.float32) >= sparsity
+    mask = np.packbits(keep, axis=1, bitorder="little") if sparsity else None
+    count = int(keep.sum()) if sparsity else shape[0] * shape[1]
+    if precision in _FLOATS:
+        values = rng.standard_normal(count, np.float32).astype(_FLOATS[precision])
+        return {"values": values, "mask": mask, "scales": None}
+    if precision == "int8":
+        scales = np.full(shape[0], 0.01, np.float32)
+        return {"values": rng.integers(-127, 128, count, np.int8), "mask": mask, "scales": scales}
+    nibbles = rng.integers(1, 16, count + count % 2, np.uint8)
+    scales = np.full((shape[0], groups(shape[1])), 0.01, np.float32)
+    return {"values": nibbles[::2] | nibbles[1::2] << 4, "mask": mask, "scales": scales}
+
+
+def random_pool(
+    precision: Precision, shape: tuple[int, int], sparsity: float, pool_bytes: int, isa: Isa = "auto"
+) -> list[CpuMatrix]:
+    """Copies of one random matrix, at least two: what is in them does not matter, only that none is cached."""
+    parts = random_parts(precision, shape, sparsity, np.random.default_rng(0))
+    first = CpuMatrix(shape=shape, isa=isa, **parts)
+    copies = max(2, pool_bytes // max(1, first.describe().bytes))
+    return [first, *(CpuMatrix(shape=shape, isa=isa, **parts) for _ in range(copies - 1))]
 
 
 def stream_read(buffer: npt.NDArray[np.uint8], threads: int) -> float:

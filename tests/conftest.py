@@ -1,10 +1,11 @@
 """Fixtures that every room uses: tiny random models of each family, as ordinary Hugging Face directories.
 
 `tiny_model(family)` gives a directory (made once a session; copy it before changing it). A test that asks for
-the argument `family` runs once for each family in FAMILIES.
+the argument `family` runs once for each family in FAMILIES. `tailcut(*arguments)` is the command line.
 """
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -54,11 +55,31 @@ VOCABULARY: Final = 258  # 256 bytes, <s>, </s>
 BOS, EOS = 256, 257
 
 TinyModel = Callable[..., Path]
+Tailcut = Callable[..., tuple[int, str, str]]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "family" in metafunc.fixturenames:
         metafunc.parametrize("family", FAMILIES)
+
+
+@pytest.fixture
+def tailcut(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Tailcut:
+    """tailcut(*arguments) -> exit code, stdout, stderr, through the real `main`."""
+
+    from tailcut import cli
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        if cli.app.registered_commands:
+            monkeypatch.setattr(cli, "_register", lambda: None)
+        monkeypatch.setattr(sys, "argv", ["tailcut", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        shown = capsys.readouterr()
+        return int(exit_.value.code or 0), shown.out, shown.err
+
+    return call
 
 
 @pytest.fixture(scope="session")

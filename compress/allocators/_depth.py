@@ -10,11 +10,32 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tailcut.allocation import Budget, LayerScore
-from tailcut.compress.allocators._budget import Vector
+from tailcut.allocation import Allocation, Budget, LayerScore, LayerScores
+from tailcut.compress.allocators._budget import Vector, ordered, origin, plan
 from tailcut.compress.allocators._fill import fill
-from tailcut.compress.allocators._values import members, parameter_counts
+from tailcut.compress.allocators._values import (
+    block_means,
+    by_name,
+    members,
+    parameter_counts,
+    raw_values,
+    refuse_pattern,
+)
 from tailcut.errors import InputError
+
+
+def spread_by_score(
+    name: str, scores: LayerScores, budget: Budget, spread: float, *, sign: int, compat: bool
+) -> Allocation:
+    """The plan of allocator `name`: blocks spread evenly by the mean of the score of that name, more of it meaning more
+    sparsity (sign 1) or less (-1)."""
+    refuse_pattern(name, budget)
+    layers = ordered(scores)
+    means = block_means(layers, raw_values(layers, name))
+    offsets = spread_evenly(sign * np.array(list(means.values())), spread)
+    sparsities = shifted(layers, dict(zip(means, offsets, strict=True)), budget, compat=compat)
+    source = origin(name, scores, budget, metric=name, spread=repr(spread), compat=str(compat))
+    return plan(scores, by_name(layers, sparsities), source)
 
 
 def shifted(

@@ -63,6 +63,12 @@ def block_means(layers: tuple[LayerScore, ...], values: Vector) -> dict[int, flo
     return {block: float(values[indices].mean()) for block, indices in members(layers).items()}
 
 
+def block_mean_of_each(layers: tuple[LayerScore, ...], values: Vector) -> Vector:
+    """The mean of each matrix's block [layers], from values of the matrices [layers]."""
+    means = block_means(layers, values)
+    return np.array([means[layer.block] for layer in layers], np.float64)
+
+
 def by_name(layers: tuple[LayerScore, ...], sparsities: Vector) -> dict[str, float]:
     """Sparsities [layers] -> by module name."""
     return {layer.name: float(sparsity) for layer, sparsity in zip(layers, sparsities, strict=True)}
@@ -75,6 +81,12 @@ def refuse_pattern(name: str, budget: Budget) -> None:
             f"pattern {budget.pattern} gives every layer the same sparsity, the {name} allocator gives each its own; "
             "use --allocator uniform with --pattern, or --sparsity without it"
         )
+
+
+def at_sparsity(known: tuple[tuple[float, float], ...], sparsity: float) -> float:
+    """A default that depends on the global sparsity: pairs (sparsity, value) ascending, linear between, constant outside."""
+    sparsities, values = zip(*known, strict=True)
+    return round(float(np.interp(sparsity, sparsities, values)), 6)
 
 
 def linear_map(values: Vector, tau: float) -> Vector:

@@ -24,6 +24,7 @@ from tailcut.allocation import Allocation, Budget, LayerScore, LayerScores
 from tailcut.compress.allocators import Settings
 from tailcut.compress.allocators._budget import Vector, ordered, origin, plan, water_fill
 from tailcut.compress.allocators._values import (
+    at_sparsity,
     block_means,
     by_name,
     linear_map,
@@ -62,8 +63,7 @@ def allocate(scores: LayerScores, budget: Budget, settings: Settings) -> Allocat
 
 def default_tau(sparsity: float) -> float:
     """0.1 up to 50 %, 0.3 at 70 %, 0.2 from 80 % on; linear between."""
-    known, taus = zip(*_TAU_AT, strict=True)
-    return round(float(np.interp(sparsity, known, taus)), 6)
+    return at_sparsity(_TAU_AT, sparsity)
 
 
 def _spread(values: Vector, parameters: Vector, sparsity: float, cap: float, tau: float) -> Vector:

@@ -10,13 +10,10 @@ that in effect later blocks lose more. The constant, [0, cap] and `compat` are t
 
 from typing import Final
 
-import numpy as np
-
 from tailcut.allocation import Allocation, Budget, LayerScores
 from tailcut.compress.allocators import Settings
-from tailcut.compress.allocators._budget import ordered, origin, plan
-from tailcut.compress.allocators._depth import shifted, spread_evenly
-from tailcut.compress.allocators._values import block_means, by_name, raw_values, refuse_pattern
+from tailcut.compress.allocators._depth import spread_by_score
+from tailcut.compress.allocators._values import at_sparsity
 
 METRICS: Final = ("dlp",)
 SETTINGS: Final = ("spread", "compat")
@@ -29,17 +26,10 @@ def allocate(scores: LayerScores, budget: Budget, settings: Settings) -> Allocat
     paper's alpha): 0.04 up to 50 %, 0.1 at 60 %, 0.15 from 70 % on, linear between; compat: as published,
     unweighted and unclipped. A depth rule with the model's own pace; compare with atp.
     """
-    refuse_pattern("dlp", budget)
-    layers = ordered(scores)
     spread = default_spread(budget.sparsity) if settings.spread is None else settings.spread
-    means = block_means(layers, raw_values(layers, "dlp"))
-    offsets = spread_evenly(np.array(list(means.values())), spread)
-    sparsities = shifted(layers, dict(zip(means, offsets, strict=True)), budget, compat=settings.compat)
-    source = origin("dlp", scores, budget, metric="dlp", spread=repr(spread), compat=str(settings.compat))
-    return plan(scores, by_name(layers, sparsities), source)
+    return spread_by_score("dlp", scores, budget, spread, sign=1, compat=settings.compat)
 
 
 def default_spread(sparsity: float) -> float:
     """0.04 up to 50 %, 0.1 at 60 %, 0.15 from 70 % on; linear between."""
-    known, spreads = zip(*_SPREAD_AT, strict=True)
-    return round(float(np.interp(sparsity, known, spreads)), 6)
+    return at_sparsity(_SPREAD_AT, sparsity)

@@ -25,7 +25,7 @@ from tailcut.compress.allocators import Granularity, Settings
 from tailcut.compress.allocators._budget import Vector, ordered, origin
 from tailcut.compress.allocators._damage import equal_sparsity
 from tailcut.compress.allocators._knapsack import Chosen, choose
-from tailcut.compress.allocators._values import block_means, linear_map, metric_values
+from tailcut.compress.allocators._values import block_mean_of_each, linear_map, metric_values
 from tailcut.cost import CostTable, Curve
 from tailcut.errors import InputError
 from tailcut.quantised import Precision
@@ -97,10 +97,7 @@ def _weights(layers: tuple[LayerScore, ...], values: Vector, granularity: Granul
     """t of each matrix [layers], never quite 0, so that a matrix that should lose nothing has a finite damage."""
     own = linear_map(values, tau)
     if granularity != "matrix":
-        means = block_means(layers, values)
-        places = {block: place for place, block in enumerate(means)}
-        mapped = linear_map(np.array(list(means.values())), tau)
-        of_block = mapped[[places[layer.block] for layer in layers]]
+        of_block = linear_map(block_mean_of_each(layers, values), tau)
         own = of_block if granularity == "block" else (own + of_block) / 2.0
     return np.asarray(np.maximum(own, 1e-6), np.float64)
 

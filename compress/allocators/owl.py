@@ -10,13 +10,10 @@ Lambda is 0.08 in the authors' scripts at 70 %; below, ours falls to 0.04 at 50 
 
 from typing import Final
 
-import numpy as np
-
 from tailcut.allocation import Allocation, Budget, LayerScores
 from tailcut.compress.allocators import Settings
-from tailcut.compress.allocators._budget import ordered, origin, plan
-from tailcut.compress.allocators._depth import shifted, spread_evenly
-from tailcut.compress.allocators._values import block_means, by_name, raw_values, refuse_pattern
+from tailcut.compress.allocators._depth import spread_by_score
+from tailcut.compress.allocators._values import at_sparsity
 
 METRICS: Final = ("owl",)
 SETTINGS: Final = ("spread", "compat")
@@ -29,17 +26,10 @@ def allocate(scores: LayerScores, budget: Budget, settings: Settings) -> Allocat
     spread (the paper's lambda): 0.04 up to 50 %, 0.08 from 70 % on, linear between; compat: as published, unweighted
     and unclipped. Published gains are at 60 % and more.
     """
-    refuse_pattern("owl", budget)
-    layers = ordered(scores)
     spread = default_spread(budget.sparsity) if settings.spread is None else settings.spread
-    means = block_means(layers, raw_values(layers, "owl"))
-    offsets = spread_evenly(-np.array(list(means.values())), spread)
-    sparsities = shifted(layers, dict(zip(means, offsets, strict=True)), budget, compat=settings.compat)
-    source = origin("owl", scores, budget, metric="owl", spread=repr(spread), compat=str(settings.compat))
-    return plan(scores, by_name(layers, sparsities), source)
+    return spread_by_score("owl", scores, budget, spread, sign=-1, compat=settings.compat)
 
 
 def default_spread(sparsity: float) -> float:
     """0.04 up to 50 %, 0.08 from 70 % on; linear between."""
-    known, spreads = zip(*_SPREAD_AT, strict=True)
-    return round(float(np.interp(sparsity, known, spreads)), 6)
+    return at_sparsity(_SPREAD_AT, sparsity)

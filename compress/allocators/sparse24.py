@@ -12,20 +12,17 @@ A pattern in the budget replaces 2:4, such as 4:8; `tau` plays no part: only the
 from math import gcd
 from typing import Final
 
-import numpy as np
-
 from tailcut.allocation import NM, Allocation, Budget, Dense, LayerPlan, LayerScore, LayerScores
 from tailcut.compress.allocators import Granularity, Settings
 from tailcut.compress.allocators._budget import Vector, ordered, origin
-from tailcut.compress.allocators._values import linear_map, members, metric_values
+from tailcut.compress.allocators._values import block_mean_of_each, linear_map, members, metric_values
 from tailcut.errors import InputError
 
 STEPS: Final = True
 METRICS: Final = ("alpha_peak",)
 SETTINGS: Final = ("metric", "granularity")
-_FINE: Final = (
-    1 << 16
-)  # sizes are told apart to this fraction of what is left to fill, or exactly where that is coarser
+# sizes are told apart to this fraction of what is left to fill, or exactly where that is coarser
+_FINE: Final = 1 << 16
 
 
 def allocate(scores: LayerScores, budget: Budget, settings: Settings) -> Allocation:
@@ -54,9 +51,7 @@ def score_by(layers: tuple[LayerScore, ...], values: Vector, granularity: Granul
     """Score of each matrix [layers] at this granularity: its block's mean, its own, or both on one scale."""
     if granularity == "matrix":
         return values
-    means = np.empty_like(values)
-    for indices in members(layers).values():
-        means[indices] = values[indices].mean()
+    means = block_mean_of_each(layers, values)
     return means if granularity == "block" else linear_map(means, 1.0) + linear_map(values, 1.0)
 
 
@@ -111,7 +106,8 @@ def _units(
 ) -> list[list[int]]:
     """What is taken or left together, best score first; equal scores in order of block and name."""
     if granularity == "block":
-        inside = [[i for i in indices if i in set(fitting)] for indices in members(layers).values()]
+        able = set(fitting)
+        inside = [[index for index in indices if index in able] for indices in members(layers).values()]
         units = [unit for unit in inside if unit]
     else:
         units = [[index] for index in fitting]

@@ -1,13 +1,12 @@
 """Cost tables measured with tailcut's kernels on a tiny package, and read from a GPU result."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tailcut import cli, codec
+from tailcut import codec
 from tailcut.allocation import NM, Budget, Dense, LayerPlan, LayerScore, LayerScores, Unstructured
 from tailcut.bench.cost import Effort, from_gpu, measure_costs
 from tailcut.bench.gpu import GpuResult
@@ -109,23 +108,6 @@ def test_a_result_without_single_rows_is_refused() -> None:
 
 
 Tailcut = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def tailcut(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Tailcut:
-    """tailcut(*arguments) -> exit code, stdout, stderr, through the real `main`."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        if cli.app.registered_commands:
-            monkeypatch.setattr(cli, "_register", lambda: None)
-        monkeypatch.setattr(sys, "argv", ["tailcut", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        shown = capsys.readouterr()
-        return int(exit_.value.code or 0), shown.out, shown.err
-
-    return call
 
 
 def test_the_command_reads_a_gpu_result(tailcut: Tailcut, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tailcut.kernels import library
+from tailcut.kernels.timing import random_parts
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 pytestmark = pytest.mark.skipif(library.problem() is not None, reason="the kernels are not compiled here")
@@ -43,7 +44,7 @@ def test_a_chain_multiplies_with_its_matrices(cpu_rows: ModuleType, kind: str) -
     x = np.random.default_rng(2).standard_normal((3, 64), np.float32)
     y = x
     for shape in ((96, 64), (64, 96)):  # the same parts, in a matrix outside of ONNX Runtime
-        found = cpu_rows.parts(kind, shape, 0.5, np.random.default_rng(0))
+        found = random_parts(cpu_rows.KINDS[kind], shape, 0.5, np.random.default_rng(0))
         if kind == "f32":
             found["values"] = found["values"] / np.float32(shape[1] ** 0.5)
         else:

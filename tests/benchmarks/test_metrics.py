@@ -15,7 +15,8 @@ Bench = Callable[[Path, str], Any]
 
 
 @pytest.fixture
-def script() -> ModuleType:
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.setattr(sys, "path", [str(SCRIPT.parent), *sys.path])  # it imports what lies beside it
     spec = importlib.util.spec_from_file_location("metrics_benchmark", SCRIPT)
     assert spec is not None
     assert spec.loader is not None

@@ -1,13 +1,12 @@
 """`tailcut allocate` with mixed patterns, bits and speed, and the recipe's keys for them."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tailcut import cli, codec
+from tailcut import codec
 from tailcut.allocation import NM, Allocation, Budget, Dense, LayerScore, LayerScores, Unstructured
 from tailcut.cost import Cost, CostTable
 from tailcut.errors import InputError
@@ -17,23 +16,6 @@ from tailcut.results import Machine
 
 Tailcut = Callable[..., tuple[int, str, str]]
 MACHINE = Machine("cpu", (), 2, 2, 1, 1, None, "Linux", {}, None, "f00d")
-
-
-@pytest.fixture
-def tailcut(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Tailcut:
-    """tailcut(*arguments) -> exit code, stdout, stderr, through the real `main`."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        if cli.app.registered_commands:
-            monkeypatch.setattr(cli, "_register", lambda: None)
-        monkeypatch.setattr(sys, "argv", ["tailcut", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        shown = capsys.readouterr()
-        return int(exit_.value.code or 0), shown.out, shown.err
-
-    return call
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tailcut import cli, codec
+from tailcut import codec
 from tailcut.allocation import Allocation, LayerPlan, Unstructured
 from tailcut.checkpoint import Checkpoint
 from tailcut.manifest import Manifest
@@ -18,23 +17,6 @@ from tailcut.manifest import Manifest
 TinyModel = Callable[..., Path]
 Allocate = Callable[..., Allocation]
 Tailcut = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def tailcut(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Tailcut:
-    """tailcut(*arguments) -> exit code, stdout, stderr, through the real `main`."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        if cli.app.registered_commands:
-            monkeypatch.setattr(cli, "_register", lambda: None)
-        monkeypatch.setattr(sys, "argv", ["tailcut", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        shown = capsys.readouterr()
-        return int(exit_.value.code or 0), shown.out, shown.err
-
-    return call
 
 
 @pytest.fixture

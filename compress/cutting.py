@@ -9,7 +9,6 @@ from torch import Tensor
 
 from tailcut.allocation import Allocation, Dense, LayerPlan
 from tailcut.bitmask import Array
-from tailcut.checkpoint import is_finite
 from tailcut.compress.blocks import Stream
 from tailcut.compress.collecting import collect
 from tailcut.compress.discovery import Linear, read_weight
@@ -94,10 +93,10 @@ def _cut(
         raise error if str(error).startswith(linear.name) else InputError(f"{linear.name}: {error}") from error
     # adding 0.0 turns -0.0 into 0.0, so that every zero is a zero to the bitmask format as well
     turned = (pruned.T if linear.transposed else pruned) + 0.0
-    rounded = as_array(turned.to(as_tensor(stored[:0]).dtype)).astype(stored.dtype, copy=False)
-    if not is_finite(rounded):
+    rounded = turned.to(as_tensor(stored[:0]).dtype)
+    if not bool(rounded.isfinite().all()):
         raise InputError(f"{linear.name}: cut weights overflow {stored.dtype}; convert the model to bfloat16 first")
-    return rounded, sidecar
+    return as_array(rounded).astype(stored.dtype, copy=False), sidecar
 
 
 def _quantise(

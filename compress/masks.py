@@ -14,16 +14,37 @@ from tailcut.errors import InputError
 
 # n * s for n < 2^53 is off by less than this; without it floor(100 * 0.29) would be 28
 _ROUNDING = 1e-6
+_FEW = 8  # entries that are ranked by comparing all pairs
 
 
 def lowest(score: Tensor, count: int) -> Tensor:
     """True at the `count` smallest entries of the last dimension; score [..., n] finite -> bool [..., n]."""
     if count == 0:
         return torch.zeros_like(score, dtype=torch.bool)
-    threshold = score.kthvalue(count, dim=-1, keepdim=True).values
+    if score.is_cuda and score.shape[-1] <= _FEW:
+        return ranks(score) < count
+    threshold = _kth(score, count)
     below, tied = score < threshold, score == threshold
     wanted = count - below.sum(-1, keepdim=True)
     return below | (tied & (tied.cumsum(-1, dtype=torch.int32) <= wanted))
+
+
+def ranks(score: Tensor) -> Tensor:
+    """How many entries of the last dimension go before each: smaller ones, and equal ones that stand earlier.
+
+    n comparisons an entry: at n = 4 a twentieth of the time of a selection on a GPU, but six times that on a CPU.
+    """
+    size = score.shape[-1]
+    earlier = torch.ones(size, size, dtype=torch.bool, device=score.device).tril(-1)
+    this, other = score.unsqueeze(-1), score.unsqueeze(-2)
+    return ((other < this) | ((other == this) & earlier)).sum(-1, dtype=torch.uint8)
+
+
+def _kth(score: Tensor, count: int) -> Tensor:
+    """The count-th smallest of the last dimension [..., 1]."""
+    if score.is_cuda:  # a sort there takes a hundredth of kthvalue's time on long rows, and no longer on short ones
+        return score.sort(dim=-1).values[..., count - 1 : count]
+    return score.kthvalue(count, dim=-1, keepdim=True).values
 
 
 def count_removed(size: int, sparsity: float) -> int:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tailcut.allocation import NM, Dense, Unstructured
-from tailcut.compress.masks import count_removed, lowest, removal_mask, require_divisible, require_plan
+from tailcut.compress.masks import count_removed, lowest, ranks, removal_mask, require_divisible, require_plan
 from tailcut.errors import InputError
 
 
@@ -19,6 +19,12 @@ def test_lowest_is_a_stable_sort(size: int, data: st.DataObject) -> None:
     expected = np.zeros(size, bool)
     expected[np.argsort(levels, kind="stable")[:count]] = True
     assert lowest(torch.tensor(levels, dtype=torch.float32), count).tolist() == expected.tolist()
+
+
+@given(st.lists(st.lists(st.integers(0, 3), min_size=8, max_size=8), min_size=1, max_size=5))
+def test_ranks_are_the_places_of_a_stable_sort(rows: list[list[int]]) -> None:
+    order = np.argsort(rows, axis=-1, kind="stable")
+    assert ranks(torch.tensor(rows, dtype=torch.float32)).tolist() == np.argsort(order, axis=-1).tolist()
 
 
 def test_count_is_immune_to_floating_point_dust() -> None:
@@ -68,3 +74,13 @@ def test_a_matrix_that_misses_its_plan_is_caught() -> None:
         require_plan("fc", before, half, Unstructured(0.25))
     with pytest.raises(InputError, match="fc: a group keeps 4 weights, 2:4 allows 2"):
         require_plan("fc", before, half, NM(2, 4))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("pattern", [Unstructured(0.37), NM(2, 4), NM(3, 8), NM(5, 16)])
+@pytest.mark.parametrize("per_row", [True, False])
+def test_a_gpu_chooses_as_a_cpu_does(pattern: Unstructured | NM, per_row: bool) -> None:
+    """Other selections are used there; few levels, so that ties are everywhere."""
+    score = torch.randint(0, 4, (33, 96), generator=torch.Generator().manual_seed(0)).float()
+    expected = removal_mask(score, pattern, per_row=per_row)
+    assert removal_mask(score.cuda(), pattern, per_row=per_row).cpu().equal(expected)

@@ -27,5 +27,6 @@ def write_shards(directory: Path, groups: Iterator[Mapping[str, Array]], count: 
     return parameters
 
 
-def write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+def write_json(path: Path, value: object, indent: int | None = 1) -> None:
+    """`indent` None: on one line, for long lists."""
+    path.write_text(json.dumps(value, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from tailcut import __version__
-from tailcut.compress.models import ModelSettings, _gguf_llama
+from tailcut.compress.models import ModelSettings, _gguf, _gguf_llama
 from tailcut.compress.models._writing import write_json, write_shards
 from tailcut.errors import InputError, MissingEnvironmentError
 from tailcut.files import sha256_file
@@ -38,8 +38,8 @@ def make(directory: Path, settings: ModelSettings, report: Reporter) -> Manifest
     if (digest := sha256_file(path)) != SHA256:
         raise InputError(f"{path}: sha256 {digest[:12]}… is not the known file's {SHA256[:12]}…; run: {_INSTALL}")
     report("check", 1, 1, path.name)
-    model = _gguf_llama.open_gguf(path)
-    names = _gguf_llama.groups(model, _BLOCKS_A_SHARD)
+    model = _gguf.open_gguf(path)
+    names = _gguf.groups(model, _BLOCKS_A_SHARD)
     parameters = write_shards(directory, _gguf_llama.dequantised(model, names), len(names), report)
     _write_texts(directory, model)
     return Manifest(
@@ -64,8 +64,8 @@ def find_gguf() -> Path:
     return found
 
 
-def _write_texts(directory: Path, model: _gguf_llama.GgufModel) -> None:
+def _write_texts(directory: Path, model: _gguf.GgufModel) -> None:
     write_json(directory / "config.json", _gguf_llama.config(model))
-    write_json(directory / "generation_config.json", _gguf_llama.special_ids(model))
+    write_json(directory / "generation_config.json", _gguf.special_ids(model))
     write_json(directory / "tokenizer.json", _gguf_llama.tokenizer(model))
     write_json(directory / "tokenizer_config.json", _gguf_llama.tokenizer_config(model))

@@ -46,7 +46,7 @@ def test_bad_input_is_one_sentence_and_exit_2(tmp_path: Path) -> None:
     done = tailcut("models", "get", "nosuch", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stdout == ""
-    want = "tailcut: unknown model 'nosuch'; choose one of smollm2-135m, synthetic-llama"
+    want = "tailcut: unknown model 'nosuch'; choose one of gemma3-270m, smollm2-135m, synthetic-llama"
     assert done.stderr.splitlines()[-1] == want
     assert list(tmp_path.iterdir()) == []
 

@@ -11,7 +11,7 @@ FOLDER = "tailcut.compress.models"
 
 
 def test_names_are_the_files_of_the_folder_as_spelt_on_the_command_line() -> None:
-    assert plugins.names(FOLDER) == ("smollm2-135m", "synthetic-llama")
+    assert plugins.names(FOLDER) == ("gemma3-270m", "smollm2-135m", "synthetic-llama")
 
 
 @pytest.mark.parametrize("name", ["smollm2-135m", "smollm2_135m"])
@@ -26,6 +26,6 @@ def test_both_spellings_load(name: str) -> None:
 )  # fmt: skip
 def test_no_other_module_can_be_reached(name: str) -> None:
     before = set(sys.modules)
-    with pytest.raises(InputError, match=r"unknown model .*; choose one of smollm2-135m, synthetic-llama"):
+    with pytest.raises(InputError, match=r"unknown model .*; choose one of gemma3-270m, smollm2-135m, synthetic-llama"):
         plugins.load(FOLDER, name)
     assert set(sys.modules) - before == set()

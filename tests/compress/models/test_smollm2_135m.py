@@ -11,7 +11,7 @@ import pytest
 
 from tailcut.checkpoint import Checkpoint
 from tailcut.compress.make_model import make_model, settings_of
-from tailcut.compress.models import _gguf_llama, smollm2_135m
+from tailcut.compress.models import _gguf, _gguf_llama, smollm2_135m
 from tailcut.errors import InputError, MissingEnvironmentError
 from tailcut.manifest import verify
 
@@ -56,7 +56,7 @@ def test_settings_of_made_up_models_do_not_apply(tmp_path: Path) -> None:
 
 def test_unknown_pretokenizer_is_refused() -> None:
     fields = {"tokenizer.ggml.tokens": ["a"], "tokenizer.ggml.token_type": [1], "tokenizer.ggml.merges": []}
-    model = _gguf_llama.GgufModel(fields | {"tokenizer.ggml.pre": "other"}, {})
+    model = _gguf.GgufModel(fields | {"tokenizer.ggml.pre": "other"}, {})
     with pytest.raises(InputError, match="pre-tokenizer 'other'"):
         _gguf_llama.tokenizer(model)
 

@@ -55,6 +55,51 @@ class CalibrationTokens:
 
 def draw(calibration: Calibration, model_dir: Path, max_positions: int) -> CalibrationTokens:
     """Tokenise the source with the tokenizer of `model_dir` and draw windows of min(seqlen, 2048, max_positions)."""
+    source = _tokenise(calibration, model_dir, max_positions)
+    return source.windows(source.drawn(calibration))
+
+
+def draw_apart(
+    calibration: Calibration, model_dir: Path, max_positions: int, windows: int
+) -> tuple[CalibrationTokens, CalibrationTokens]:
+    """What `draw` gives, and up to `windows` more windows of the same length that share no token with it or each other.
+
+    These lie side by side in the stretches that were not drawn, and come in an order that the seed decides.
+    InputError where the text has no room for two.
+    """
+    source = _tokenise(calibration, model_dir, max_positions)
+    drawn = source.drawn(calibration)
+    free = _free_starts(drawn, source.body, len(source.ids))
+    if len(free) < 2:
+        raise InputError(
+            f"calibration text {source.text.name}: {len(source.ids)} tokens, of which {calibration.samples} windows of "
+            f"{source.body} leave no room to judge by; give a longer text, fewer samples or a smaller --seqlen"
+        )
+    chosen = np.random.default_rng([calibration.seed, 1]).permutation(free)[:windows]
+    return source.windows(drawn), source.windows(chosen)
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A tokenised text and the windows it is cut into: `body` tokens, and a begin-of-text before them unless None."""
+
+    text: EvalText
+    ids: Tokens  # [tokens]
+    bos: int | None
+    body: int
+
+    def drawn(self, calibration: Calibration) -> Tokens:
+        """Where the calibration's windows start [samples]."""
+        return np.random.default_rng(calibration.seed).integers(0, len(self.ids) - self.body + 1, calibration.samples)
+
+    def windows(self, starts: Tokens) -> CalibrationTokens:
+        windows = self.ids[starts[:, None] + np.arange(self.body)]
+        if self.bos is not None:
+            windows = np.concatenate([np.full((len(windows), 1), self.bos, np.int64), windows], axis=1)
+        return CalibrationTokens(windows, self.text.name, self.text.sha256)
+
+
+def _tokenise(calibration: Calibration, model_dir: Path, max_positions: int) -> _Source:
     length = min(calibration.seqlen, MAX_SEQLEN, max_positions)
     text = _text(calibration)
     ids, bos = encode(model_dir, text.text)
@@ -64,11 +109,15 @@ def draw(calibration: Calibration, model_dir: Path, max_positions: int) -> Calib
             f"calibration text {text.name}: {len(ids)} tokens, less than one window of {length}; "
             "give a longer text or a smaller --seqlen"
         )
-    starts = np.random.default_rng(calibration.seed).integers(0, len(ids) - body + 1, calibration.samples)
-    windows = np.asarray(ids, np.int64)[starts[:, None] + np.arange(body)]
-    if bos is not None:
-        windows = np.concatenate([np.full((len(windows), 1), bos, np.int64), windows], axis=1)
-    return CalibrationTokens(windows, text.name, text.sha256)
+    return _Source(text, np.asarray(ids, np.int64), bos, body)
+
+
+def _free_starts(drawn: Tokens, body: int, size: int) -> Tokens:
+    """Starts of windows side by side in what the drawn ones leave of `size` tokens, ascending."""
+    ends = np.concatenate([[0], np.sort(drawn) + body])  # windows are equally long, so their ends rise as their starts
+    begins = np.concatenate([np.sort(drawn), [size]])
+    gaps = zip(ends.tolist(), begins.tolist(), strict=True)
+    return np.array([start for low, high in gaps for start in range(low, high - body + 1, body)], np.int64)
 
 
 def _text(calibration: Calibration) -> EvalText:

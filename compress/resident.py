@@ -33,16 +33,21 @@ class Weights:
     @contextmanager
     def block(self, index: int, replaced: Mapping[str, Array] | None = None) -> Iterator[nn.Module]:
         """One block with its weights on the device. `replaced` (tensor name -> array) goes before the checkpoint."""
-        block, arrays = self.skeleton.blocks[index], replaced or {}
-        for name, tensor in self.block_tensors(index).items():
-            put(block, name, self.to_device(arrays[tensor] if tensor in arrays else self.checkpoint.read(tensor)))
-        _move_buffers(block, self.device)
+        block = self.load_block(index, replaced)
         try:
             yield block
         finally:
             for name, parameter in list(block.named_parameters()):
                 put(block, name, torch.empty(parameter.shape, device="meta"))
             self.checkpoint.release()
+
+    def load_block(self, index: int, replaced: Mapping[str, Array] | None = None) -> nn.Module:
+        """The same for good: its weights stay on the device."""
+        block, arrays = self.skeleton.blocks[index], replaced or {}
+        for name, tensor in self.block_tensors(index).items():
+            put(block, name, self.to_device(arrays[tensor] if tensor in arrays else self.checkpoint.read(tensor)))
+        _move_buffers(block, self.device)
+        return block
 
     def load_rest(self) -> None:
         """Everything of the text model but the blocks: embeddings, final norm, head. Stays resident."""

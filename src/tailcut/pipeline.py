@@ -54,10 +54,9 @@ class Run:
 
 def run(recipe: Recipe, out: Path, report: Reporter = silent) -> "Verdict":
     """Do every stage that is not done yet and return the verdict that is in `out`."""
-    from tailcut.compress.allocators import require_read
     from tailcut.results import Verdict
 
-    require_read(recipe.allocator, recipe.budget(), _shaping(recipe))  # now, not after the measuring
+    _require_plannable(recipe)  # now, not after the measuring
     state = Run(recipe, out, report)
     stages = plan(state, Checkpoint(state.model).fingerprint())
     out.mkdir(parents=True, exist_ok=True)
@@ -80,6 +79,8 @@ def plan(state: Run, model_fingerprint: str) -> tuple[Stage, ...]:
         fields: dict[str, object] = {field: getattr(recipe, field) for field in _SETTINGS[name]}
         if name == "measure":
             fields |= {"model": model_fingerprint, "metrics": _metrics(recipe), "calibration": _measured_with(recipe)}
+        if name == "allocate" and recipe.searches:
+            fields |= {field: getattr(recipe, field) for field in (*_SEARCHING, *_SETTINGS["compress"])}
         if name == "allocate" and recipe.cost is not None:
             fields["cost"] = (sha256_file(Path(recipe.cost)), recipe.weights)
         if name == "export":
@@ -103,6 +104,7 @@ _SHAPING = (
     "metric", "tau", "granularity", "spread", "beta", "compat", "solver", "bounds", "step", "group", "allow_dense",
     "bit_tau",
 )  # fmt: skip
+_SEARCHING = ("minutes", "evaluations")  # a search prunes, too: what decides the cutting decides its plan
 _SETTINGS: dict[str, tuple[str, ...]] = {
     "measure": ("device",),  # and the metrics, and with some of them the calibration text
     "allocate": ("sparsity", "pattern", "allocator", "cap", "bits", "bit_choices", "speedup", *_SHAPING),
@@ -117,11 +119,21 @@ _SETTINGS: dict[str, tuple[str, ...]] = {
 
 def _metrics(recipe: Recipe) -> tuple[str, ...]:
     """What the report shows, what the recipe's allocator reads, and what its bits follow."""
+    from tailcut.compress import searches
     from tailcut.compress.allocators import metrics_needed
 
     of_bits = () if recipe.bits is None or recipe.metric is None else (recipe.metric.replace("-", "_"),)
-    needed = (*metrics_needed(recipe.allocator, recipe.metric), *of_bits)
-    return tuple(dict.fromkeys(("alpha_mid", "alpha_peak", *needed)))
+    name = recipe.allocator
+    needed = searches.load(name).METRICS if recipe.searches else metrics_needed(name, recipe.metric)
+    return tuple(dict.fromkeys(("alpha_mid", "alpha_peak", *needed, *of_bits)))
+
+
+def _require_plannable(recipe: Recipe) -> None:
+    from tailcut.compress.allocators import require_read
+    from tailcut.compress.searches import require_searchable
+
+    require = require_searchable if recipe.searches else require_read
+    require(recipe.allocator, recipe.budget(), _shaping(recipe))
 
 
 def _measured_with(recipe: Recipe) -> tuple[object, ...]:
@@ -158,8 +170,30 @@ def _allocate(state: Run) -> None:
 
     recipe = state.recipe
     scores = codec.load(LayerScores, state.out / "scores.json")
-    allocation = allocate(recipe.allocator, scores, recipe.budget(), _shaping(recipe))
+    if recipe.searches:
+        allocation = _search(state, scores)
+    else:
+        allocation = allocate(recipe.allocator, scores, recipe.budget(), _shaping(recipe))
     codec.save(allocation, state.out / "allocation.json")
+
+
+def _search(state: Run, scores: LayerScores) -> Allocation:
+    """Goes on where it was: its measurements so far are in allocation.search.jsonl."""
+    from tailcut.compress.searches import Effort, Task, search
+
+    recipe = state.recipe
+    minutes = 10.0 if recipe.minutes is None and recipe.evaluations is None else recipe.minutes
+    task = Task(
+        state.model,
+        scores,
+        recipe.budget(),
+        recipe.pruner,
+        _calibration(recipe),
+        Effort(minutes, recipe.evaluations),
+        recipe.device,
+        state.out / "allocation.search.jsonl",
+    )
+    return search(recipe.allocator, task, state.report)
 
 
 def _shaping(recipe: Recipe) -> "Settings":

@@ -19,9 +19,12 @@ def names(package: str) -> tuple[str, ...]:
     return tuple(sorted(name.rstrip("_").replace("_", "-") for name in found if not name.startswith("_")))
 
 
-def require(package: str, name: str) -> str:
-    """The plugin's name as spelt on the command line; InputError lists the choices when it is unknown."""
-    known = names(package)
+def require(package: str, name: str, *others: str) -> str:
+    """The plugin's name as spelt on the command line; InputError lists the choices when it is unknown.
+
+    It may also be one of the packages `others`, whose plugins are chosen by the same setting.
+    """
+    known = tuple(sorted({found for one in (package, *others) for found in names(one)}))
     spelt = name.replace("_", "-")
     if spelt not in known:
         kind = package.rsplit(".", 1)[-1].removesuffix("s")

@@ -6,7 +6,7 @@ folder, and nothing a recipe says can switch on remote code.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import yaml
 
@@ -15,6 +15,8 @@ from tailcut.allocation import Bits, Budget, parse_nm
 from tailcut.codec import FORBID_EXTRA
 from tailcut.errors import InputError
 from tailcut.quantised import CachePrecision, HeadPrecision, Precision
+
+SEARCHES: Final = "tailcut.compress.searches"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,9 @@ class Recipe:
     group: int | None = None
     allow_dense: bool = False
     cap: float = 0.99
+    # how long a search (allocator auto or evo) may take: minutes, 10 if neither is given, or plans it may measure
+    minutes: float | None = None
+    evaluations: int | None = None
     # mean bits a weight, shared out over the layers like sparsity; None: the stored precision
     bits: float | None = None
     bit_choices: tuple[Bits, ...] = (8, 4, 3, 2)
@@ -79,7 +84,12 @@ class Recipe:
         self.budget()
         if (self.speedup is None) != (self.allocator != "latency") or (self.speedup is None) != (self.cost is None):
             raise InputError("allocator latency, speedup and cost (a table of `tailcut cost`) go together")
-        parts = {"allocators": self.allocator, "pruners": self.pruner, "quantisers": self.quantiser}
+        plugins.require("tailcut.compress.allocators", self.allocator, SEARCHES)
+        if not self.searches and (self.minutes, self.evaluations) != (None, None):
+            raise InputError(
+                f"the {self.allocator} allocator takes milliseconds; minutes and evaluations are of a search"
+            )
+        parts = {"pruners": self.pruner, "quantisers": self.quantiser}
         for folder, name in parts.items():
             plugins.require(f"tailcut.compress.{folder}", name)
         for engine in self.engines:
@@ -92,6 +102,11 @@ class Recipe:
             raise InputError(
                 f"context {self.context} cannot hold {self.prompt_tokens} prompt and {self.new_tokens} new tokens"
             )
+
+    @property
+    def searches(self) -> bool:
+        """Whether the allocator is a search, which looks at the model."""
+        return self.allocator.replace("_", "-") in plugins.names(SEARCHES)
 
     @property
     def rounds(self) -> bool:

@@ -1,6 +1,7 @@
 """`tailcut allocate`: from scores and a sparsity to a plan for every matrix."""
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, cast
@@ -12,9 +13,12 @@ from tailcut.allocation import Allocation, Budget, LayerScores, parse_bits, pars
 from tailcut.cost import CostTable
 from tailcut.errors import InputError
 from tailcut.files import require_absent
+from tailcut.progress import console
 
 if TYPE_CHECKING:
     from tailcut.compress.allocators import Granularity, Solver
+    from tailcut.compress.calibration import Calibration
+    from tailcut.compress.searches import Effort
     from tailcut.quantised import Precision
 
 
@@ -22,15 +26,22 @@ def _list(wanted: bool) -> None:
     if not wanted:
         return
     from tailcut import plugins
+    from tailcut.compress import searches
     from tailcut.compress.allocators import PACKAGE, load
 
     for name in plugins.names(PACKAGE):
         allocator = load(name)
         scores, settings = ", ".join(allocator.METRICS) or "none", ", ".join(allocator.SETTINGS) or "none"
-        print(f"{name}  (scores: {scores}; settings: {settings})")
-        text = " ".join((inspect.getdoc(allocator.allocate) or "").split())
-        print(fill(text, 110, initial_indent="    ", subsequent_indent="    ") + "\n")
+        _explain(f"{name}  (scores: {scores}; settings: {settings})", allocator.allocate)
+    for name in plugins.names(searches.PACKAGE):
+        scores = ", ".join(searches.load(name).METRICS) or "none"
+        _explain(f"{name}  (a search, with --model; scores: any, such as {scores})", searches.load(name).search)
     raise typer.Exit
+
+
+def _explain(head: str, function: Callable[..., Allocation]) -> None:
+    text = " ".join((inspect.getdoc(function) or "").split())
+    print(f"{head}\n" + fill(text, 110, initial_indent="    ", subsequent_indent="    ") + "\n")
 
 
 def command(
@@ -89,20 +100,38 @@ def command(
     cost: Annotated[Path | None, typer.Option(help="What products cost here, from `tailcut cost`.")] = None,
     precision: Annotated[str | None, typer.Option(help="Which of the cost table's precisions, if several.")] = None,
     cap: Annotated[float, typer.Option(help="No matrix loses more than this fraction.")] = 0.99,
+    model: Annotated[Path | None, typer.Option(help="auto, evo: the model directory that was measured.")] = None,
+    pruner: Annotated[str, typer.Option(help="auto, evo: what `tailcut compress` will cut with.")] = "wanda",
+    calibration: Annotated[str, typer.Option(help="auto, evo: demo, a .txt/.jsonl file, or datasets:NAME.")] = "demo",
+    samples: Annotated[int, typer.Option(help="auto, evo: calibration sequences.")] = 32,
+    seqlen: Annotated[int, typer.Option(help="auto, evo: tokens a sequence.")] = 512,
+    seed: Annotated[int, typer.Option(help="auto, evo: of the calibration windows and of the search.")] = 0,
+    minutes: Annotated[float | None, typer.Option(help="auto, evo: time to take. [default: 10]")] = None,
+    evaluations: Annotated[
+        int | None,
+        typer.Option(help="auto, evo: plans to measure, in place of minutes; the result is then always the same."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, evo: auto, cpu or cuda.")] = "auto",
+    plot: Annotated[Path | None, typer.Option(help="auto, evo: a picture of the search (.svg or .png).")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the allocation as JSON on stdout too.")] = False,
     list_all: Annotated[
         bool, typer.Option("--list", callback=_list, is_eager=True, help="Explain every allocator and leave.")
     ] = False,
 ) -> None:
-    """Share a sparsity budget out over the layers: pure arithmetic on SCORES, no model needed.
+    """Share a sparsity budget out over the layers: arithmetic on SCORES, or (auto, evo) a search that cuts the model.
 
     The budget is met exactly, weighted by parameters, and no matrix passes the cap. With the alpha allocator,
-    matrices with lighter tails (higher alpha) lose more; --list explains the others. Next: `tailcut compress`.
+    matrices with lighter tails (higher alpha) lose more; --list explains the others. A search needs --model, writes its
+    measurements beside OUTPUT as they are made, and goes on from there when run again. Next: `tailcut compress`.
     """
     if not overwrite:
         require_absent(out)
-    from tailcut.compress.allocators import Settings, allocate
+    from tailcut import plugins
+    from tailcut.compress import searches
+    from tailcut.compress.allocators import PACKAGE, Settings, allocate
+    from tailcut.compress.calibration import Calibration
+    from tailcut.compress.searches import Effort
 
     budget = _budget(sparsity, pattern, cap, bits, bit_choices, speedup)
     settings = Settings(
@@ -122,13 +151,51 @@ def command(
         precision=cast("Precision | None", precision),
     )
     measured = codec.load(LayerScores, scores)
-    chosen = allocator or ("alpha" if speedup is None else "latency")
-    allocation = allocate(chosen, measured, budget, settings)
+    chosen = plugins.require(PACKAGE, allocator or ("alpha" if speedup is None else "latency"), searches.PACKAGE)
+    if searches.is_search(chosen):
+        searches.require_searchable(chosen, budget, settings)
+        text = Calibration(calibration, samples, seqlen, seed)
+        effort = Effort(10.0 if minutes is None and evaluations is None else minutes, evaluations)
+        allocation = _search(chosen, model, measured, budget, (pruner, text, effort, device), out, plot)
+    else:
+        _refuse(chosen, {"model": model, "minutes": minutes, "evaluations": evaluations, "plot": plot})
+        allocation = allocate(chosen, measured, budget, settings)
     codec.save(allocation, out)
     if json:
         print(codec.to_json(allocation), end="")
     else:
         _show(measured, allocation, out)
+
+
+def _refuse(allocator: str, options: dict[str, object]) -> None:
+    """Options of a search make no sense where nothing is searched."""
+    for name, value in options.items():
+        if value is not None:
+            raise InputError(f"--{name} belongs to a search; --allocator {allocator} is arithmetic: leave it out")
+
+
+def _search(
+    name: str,
+    model: Path | None,
+    scores: LayerScores,
+    budget: Budget,
+    how: tuple[str, "Calibration", "Effort", str],
+    out: Path,
+    plot: Path | None,
+) -> Allocation:
+    """`how`: pruner, calibration, effort, device. Measurements go to OUT with the ending .search.jsonl."""
+    from tailcut.compress.searches import Task, _picture, search
+
+    if model is None:
+        raise InputError(f"--allocator {name} cuts the model to see what that costs; give its directory with --model")
+    if plot is not None:
+        _picture.require_drawable(plot)
+    trace = out.with_name(f"{out.stem}.search.jsonl")
+    with console() as report:
+        allocation = search(name, Task(model, scores, budget, *how, trace), report)
+    if plot is not None:
+        _picture.draw(trace, allocation, scores, plot)
+    return allocation
 
 
 def _budget(
@@ -169,6 +236,7 @@ def _show(scores: LayerScores, allocation: Allocation, out: Path) -> None:
     if "predicted_ms" in said:
         speed, dense = float(said["predicted_speedup"]), said["dense_ms"]
         print(f"predicted: {said['predicted_ms']} ms a step against {dense} dense, {speed:.3f} times as fast")
-    for key, words in (("patterns", "patterns"), ("two_four", "hardware"), ("bit_counts", "bits")):
+    shown = ("patterns", "patterns"), ("two_four", "hardware"), ("bit_counts", "bits"), ("winner", "winner")
+    for key, words in (*shown, ("finals", "KL of the finalists")):
         if key in said:
             print(f"{words}: {said[key]}")

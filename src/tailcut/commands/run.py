@@ -33,6 +33,8 @@ def command(
     ] = None,
     cost: Annotated[str | None, typer.Option(help="What products cost here, from `tailcut cost`.")] = None,
     cap: Annotated[float | None, typer.Option(help="No layer loses more than this. [default: 0.99]")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Of the search, with --allocator auto. [default: 10]")] = None,
+    evaluations: Annotated[int | None, typer.Option(help="Plans that the search measures, not minutes.")] = None,
     pruner: Annotated[str | None, typer.Option(help="As in `tailcut compress`. [default: wanda]")] = None,
     quantiser: Annotated[
         str | None, typer.Option(help="rtn, gptq or joint, of layers with bits. [default: gptq]")

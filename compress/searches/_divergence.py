@@ -1,0 +1,72 @@
+"""Mean Kullback-Leibler divergence a token of one set of final hidden states from another.
+
+    KL = mean over positions of sum over the vocabulary of p (log p - log q)      p dense, q cut; nats
+
+Logits exist a chunk of positions at a time. The dense log-probabilities are kept where `limit` bytes hold them all; where
+they do not (a vocabulary of 262144 at 65536 tokens takes 69 GB), they are computed again from the hidden states.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import isnan
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from tailcut.compress.blocks import Stream, finish
+from tailcut.compress.resident import Weights
+from tailcut.windows import Tokens
+
+_LOGITS: Final = {"cpu": 1 << 26, "cuda": 1 << 28}  # logits of either side held at once (256 MB, 1 GB)
+
+
+@dataclass(slots=True)
+class Reference:
+    """The dense model's final hidden states, one tensor [windows, length, hidden] a batch, as `stream` had them.
+
+    `weights` has embeddings and head loaded; tokens [windows, length] are all batches' in order.
+    """
+
+    weights: Weights
+    stream: Stream  # its tape only; batches may be anything
+    tokens: Tokens
+    hidden: Sequence[Tensor]
+    limit: int = 0  # bytes of dense log-probabilities that may be kept
+    _kept: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    _bytes: int = 0
+
+    def divergence(self, batch: int, hidden: Tensor) -> tuple[float, int]:
+        """Sum of nats over the positions of one batch, and how many there are. Not-a-number counts as infinite."""
+        start = sum(len(one) for one in self.hidden[:batch])
+        tokens = self.tokens[start : start + len(hidden)]
+        total = 0.0
+        with torch.inference_mode():
+            for positions in _chunks(tokens, self._chunk(len(hidden))):
+                logits = finish(self.weights, self.stream, tokens, hidden, positions)
+                dense = self._log_probabilities(batch, tokens, positions)
+                gap = torch.log_softmax(logits, -1).neg_().add_(dense).mul_(dense.exp())
+                total += float(gap.sum(-1).sum(dtype=torch.float64))
+        return (float("inf") if isnan(total) else total), tokens.size
+
+    def _log_probabilities(self, batch: int, tokens: Tokens, positions: Tensor) -> Tensor:
+        key = (batch, int(positions[0]))
+        if key in self._kept:
+            return self._kept[key]
+        logits = finish(self.weights, self.stream, tokens, self.hidden[batch], positions)
+        made = torch.log_softmax(logits, -1)
+        if self._bytes + made.nbytes <= self.limit:
+            self._kept[key] = made
+            self._bytes += made.nbytes
+        return made
+
+    def _chunk(self, windows: int) -> int:
+        model: Any = self.weights.skeleton.model
+        vocabulary = int(model.get_input_embeddings().weight.shape[0])
+        return max(1, _LOGITS.get(self.weights.device.type, _LOGITS["cpu"]) // (vocabulary * windows))
+
+
+def _chunks(tokens: Tokens, size: int) -> list[Tensor]:
+    """Positions of the windows, `size` at a time."""
+    length = int(tokens.shape[1])
+    return [torch.arange(start, min(start + size, length)) for start in range(0, length, size)]

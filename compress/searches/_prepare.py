@@ -1,0 +1,190 @@
+"""From a task to its two measures: one pass of the dense model, which is read once and then stays as it is needed."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, cast
+
+import psutil
+import torch
+import transformers
+
+from tailcut import __version__, codec, plugins
+from tailcut.checkpoint import Checkpoint
+from tailcut.compress.blocks import Stream, max_positions, open_stream
+from tailcut.compress.calibration import CalibrationTokens, draw_apart
+from tailcut.compress.collecting import collect
+from tailcut.compress.cutting import Method
+from tailcut.compress.discovery import Linear, linears_of_skeleton
+from tailcut.compress.job import PRUNERS
+from tailcut.compress.pruners import Pruner
+from tailcut.compress.resident import Weights
+from tailcut.compress.searches import Task
+from tailcut.compress.searches._bank import Bank, bytes_of, moved
+from tailcut.compress.searches._divergence import Reference
+from tailcut.compress.searches._finals import Finals
+from tailcut.compress.searches._grid import Grid
+from tailcut.compress.searches._proxy import Proxy
+from tailcut.compress.skeleton import build_skeleton
+from tailcut.compress.spectra import resolve_device
+from tailcut.compress.statistics import Statistics, exact_float32
+from tailcut.errors import InputError, MissingEnvironmentError
+from tailcut.progress import Reporter
+from tailcut.windows import Tokens
+
+# of the quick measure at its three fidelities, and of the slow one. On a GPU fewer tokens than 8192 take no less time
+_TOKENS: Final = {"cuda": (8192, 16384, 65536), "cpu": (512, 1024, 4096)}
+_FINAL_TOKENS: Final = {"cuda": 32768, "cpu": 2048}
+_FOR_BANK: Final = 0.4  # shares of the memory that is free once the model is there
+_FOR_PROBABILITIES: Final = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Token windows [windows, length]: statistics are of `calibration`, the quick measure sees `search`, the slow `final`.
+
+    No token is in two of them. `batch` windows go through the model at once; fidelities are whole batches.
+    """
+
+    calibration: CalibrationTokens
+    search: Tokens
+    final: Tokens
+    batch: int
+    fidelities: tuple[int, int, int]  # in batches
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A task whose inputs were checked: nothing was computed yet."""
+
+    task: Task
+    weights: Weights
+    linears: tuple[Linear, ...]
+    pruner: Pruner
+    texts: Texts
+    fingerprint: str
+
+
+def examine(task: Task, how: Mapping[str, object]) -> Subject:
+    """Every check that needs no arithmetic. `how` goes into the fingerprint: what else decides a measurement."""
+    device = resolve_device(task.device)
+    checkpoint = Checkpoint(task.model)
+    skeleton = build_skeleton(checkpoint)
+    linears = linears_of_skeleton(checkpoint, skeleton)
+    wrong = {linear.name for linear in linears} ^ {layer.name for layer in task.scores.layers}
+    if wrong:
+        raise InputError(f"{min(wrong)}: the scores and the model do not name the same matrices; measure this model")
+    pruner = cast(Pruner, plugins.load(PRUNERS, task.pruner))
+    texts = _texts(task, max_positions(skeleton.model), device)
+    parts = {
+        "model": checkpoint.fingerprint(),
+        "scores": hashlib.sha256(codec.to_json(task.scores).encode()).hexdigest(),
+        "budget": [task.budget.sparsity, task.budget.cap],
+        "pruner": task.pruner,
+        "step": task.effort.step,
+        "tokens": [_sha(one) for one in (texts.calibration.tokens, texts.search, texts.final)],
+        "batch": [texts.batch, texts.fidelities],
+        "seed": task.calibration.seed,
+        "device": device,
+        "versions": [__version__, torch.__version__, transformers.__version__],
+        **how,
+    }
+    fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    weights = Weights(checkpoint, skeleton, device, torch.float32)
+    return Subject(task, weights, linears, pruner, texts, fingerprint)
+
+
+def _texts(task: Task, positions: int, device: str) -> Texts:
+    kind = "cuda" if device.startswith("cuda") else "cpu"
+    low, middle, high = task.effort.tokens or _TOKENS[kind]
+    final = task.effort.final_tokens or _FINAL_TOKENS[kind]
+    length = min(task.calibration.seqlen, positions)
+    wanted = _windows(high, length), _windows(final, length)
+    drawn, apart = draw_apart(task.calibration, task.model, positions, sum(wanted))
+    # where the text is short both get their share of it, and at least one window
+    ours = min(wanted[0], max(1, len(apart.tokens) * wanted[0] // sum(wanted)), len(apart.tokens) - 1)
+    batch = min(ours, _windows(low, length))
+    ours -= ours % batch
+    most = ours // batch
+    ladder = (1, min(most, max(1, _windows(middle, length) // batch)), most)
+    return Texts(drawn, apart.tokens[:ours], apart.tokens[ours : ours + wanted[1]], batch, ladder)
+
+
+def _windows(tokens: int, length: int) -> int:
+    return max(1, tokens // length)
+
+
+def _sha(tokens: Tokens) -> str:
+    return hashlib.sha256(tokens.astype("<i8").tobytes()).hexdigest()
+
+
+def prepare(subject: Subject, grid: Grid, report: Reporter) -> tuple[Proxy, Finals]:
+    """The two measures, after one pass of the dense model over all of the text."""
+    weights, texts = subject.weights, subject.texts
+    _require_memory(subject)
+    with exact_float32():
+        weights.load_rest()
+        streams = [
+            open_stream(weights, texts.calibration.tokens),
+            open_stream(weights, texts.search, texts.batch),
+            open_stream(weights, texts.final, texts.batch),
+        ]
+        starts = [Stream(list(stream.batches), stream.tape, stream.device) for stream in streams]
+        statistics = _through(subject, streams, report)
+    free = _free(weights.device)
+    if bytes_of(statistics) > free // 4:
+        statistics = moved(statistics, torch.device("cpu"))
+    resident = Weights(weights.checkpoint, build_skeleton(weights.checkpoint), str(weights.device), weights.dtype)
+    linears = {linear.name: linear for linear in subject.linears}
+    free = max(0, _free(weights.device) - 4 * weights.checkpoint.total_parameters())
+    bank = Bank(
+        weights.checkpoint,
+        linears,
+        subject.pruner,
+        statistics,
+        grid.step,
+        weights.device,
+        int(free * _FOR_BANK),
+    )
+    quick = Reference(weights, starts[1], texts.search, streams[1].batches, int(free * _FOR_PROBABILITIES))
+    slow = Reference(weights, starts[2], texts.final, streams[2].batches)
+    proxy = Proxy(grid, bank, resident, starts[1].batches, quick)
+    return proxy, Finals(weights, subject.linears, Method(subject.pruner), starts[0], starts[2], slow)
+
+
+def _through(subject: Subject, streams: list[Stream], report: Reporter) -> dict[str, Statistics]:
+    """All streams through the dense model; statistics of the first. They end behind the last block."""
+    weights = subject.weights
+    needs = Method(subject.pruner).pruner.NEEDS
+    found: dict[str, Statistics] = {}
+    blocks = len(weights.skeleton.blocks)
+    for index in range(blocks):
+        report("prepare", index, blocks, f"block {index}")
+        linears = [linear for linear in subject.linears if linear.block == index]
+        if needs != "nothing":
+            found |= collect(weights, index, {linear: frozenset({needs}) for linear in linears}, streams[0])
+        with weights.block(index) as block:
+            for stream in streams:
+                stream.advance(index, block)
+    report("prepare", blocks, blocks)
+    return found
+
+
+def _require_memory(subject: Subject) -> None:
+    """The model in float32 must fit, with as much again of one matrix's work beside it."""
+    weights = subject.weights
+    needed = 4 * weights.checkpoint.total_parameters() * 5 // 4
+    free = _free(weights.device)
+    if needed > free:
+        raise MissingEnvironmentError(
+            f"{subject.task.model}: a search holds the whole model in float32 and needs {needed / 1e9:.1f} GB on "
+            f"{weights.device}, of which {free / 1e9:.1f} GB are free; use a larger device, or an allocator"
+        )
+
+
+def _free(device: torch.device) -> int:
+    """Bytes that are free on the device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)

@@ -1,0 +1,264 @@
+"""One worker of the big table: tasks as lines of JSON on stdin, one line of JSON back for each on stdout.
+
+Tasks: `dense` (windows, hidden states and losses of the dense model), `spectra` (metrics that look at weights), `text`
+(those that look at inputs, one calibration seed), `cell`. The first three write files into the work directory, each
+with one rename, which all workers read. A cell's model is cut in memory, block by block as tailcut.compress.run
+does, while the windows of the test text follow through the cut blocks; nothing is written.
+"""
+
+import json
+import os
+import sys
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, cast
+
+import numpy as np
+import torch
+from alloc_cells import SPECTRA_METRICS, TEXT_METRICS, VARIANTS, Cell, cell_of, merged  # beside this script
+
+from tailcut import codec, plugins
+from tailcut.allocation import Allocation, LayerScores
+from tailcut.checkpoint import Checkpoint
+from tailcut.compress.blocks import Stream, max_positions, open_stream
+from tailcut.compress.calibration import Calibration, draw
+from tailcut.compress.cutting import Method, cut_block
+from tailcut.compress.discovery import linears_of_skeleton
+from tailcut.compress.divergence import Finished, window_losses
+from tailcut.compress.job import PRUNERS
+from tailcut.compress.measure import measure
+from tailcut.compress.perplexity import tokenise
+from tailcut.compress.pruners import Pruner
+from tailcut.compress.resident import Weights
+from tailcut.compress.skeleton import build_skeleton
+from tailcut.compress.spectra import resolve_device
+from tailcut.compress.statistics import exact_float32
+from tailcut.windows import read_text
+
+_TOKENS_AT_ONCE: Final = 8192  # of the test text, on a GPU
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all tasks of a run share; the parent gives it as JSON."""
+
+    models: dict[str, str]
+    text: str
+    calibration: str
+    work: str
+    context: int
+    windows: int | None
+    samples: int
+    seqlen: int
+    device: str
+    search_minutes: float
+    search_evaluations: int | None
+
+    def file(self, model: str, name: str) -> Path:
+        return Path(self.work) / f"{model}.{name}"
+
+    def drawn_by(self, seed: int) -> Calibration:
+        return Calibration(self.calibration, self.samples, self.seqlen, seed)
+
+
+class Model:
+    """A dense model in this worker: its embeddings and head, the streams in front of block 0, its dense end."""
+
+    def __init__(self, setup: Setup, name: str) -> None:
+        self.setup, self.name = setup, name
+        checkpoint = Checkpoint(Path(setup.models[name]))
+        self.skeleton = build_skeleton(checkpoint)
+        self.weights = Weights(checkpoint, self.skeleton, resolve_device(setup.device), torch.float32)
+        self.weights.load_rest()
+        self.linears = linears_of_skeleton(checkpoint, self.skeleton)
+        self.windows = self._windows()
+        at_once = _TOKENS_AT_ONCE if self.weights.device.type == "cuda" else setup.context
+        self._test = open_stream(self.weights, self.windows, max(1, at_once // setup.context))
+        self._calibrated: tuple[int, Stream] | None = None
+        self._end: Finished | None = None
+
+    def _windows(self) -> Any:  # noqa: ANN401  (an integer array)
+        path = self.setup.file(self.name, "windows.npy")
+        if path.is_file():
+            return np.load(path)
+        found, _ = tokenise(self.weights.checkpoint.directory, read_text(Path(self.setup.text)), self.setup.context)
+        kept = found[: self.setup.windows]
+        _save(path, kept)
+        return kept
+
+    def test(self) -> Stream:
+        """The test text in front of block 0, to be advanced."""
+        return Stream(list(self._test.batches), self._test.tape, self._test.device)
+
+    def calibration(self, seed: int) -> Stream:
+        """The calibration text in front of block 0, to be advanced."""
+        if self._calibrated is None or self._calibrated[0] != seed:
+            self._calibrated = None  # so that two are never in memory
+            limit = max_positions(self.skeleton.model)
+            tokens = draw(self.setup.drawn_by(seed), self.weights.checkpoint.directory, limit)
+            self._calibrated = seed, open_stream(self.weights, tokens.tokens)
+        stream = self._calibrated[1]
+        return Stream(list(stream.batches), stream.tape, stream.device)
+
+    def end(self) -> Finished:
+        """The test text behind the dense model's last block, as the task `dense` wrote it."""
+        if self._end is None:
+            hidden, batches = torch.from_numpy(np.load(self.setup.file(self.name, "dense.npy"))), list[torch.Tensor]()
+            for batch in self._test.batches:
+                batches.append(hidden[: len(batch)].to(batch.device))
+                hidden = hidden[len(batch) :]
+            self._end = Finished(self.weights, Stream(batches, self._test.tape, self._test.device))
+        return self._end
+
+    def scores(self, seed: int) -> LayerScores:
+        files = (self.setup.file(self.name, part) for part in ("spectra.json", f"text{seed}.json"))
+        return merged(*(codec.load(LayerScores, file) for file in files))
+
+
+class Worker:
+    """Carries tasks out; keeps one model."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self._model: Model | None = None
+
+    def model(self, name: str) -> Model:
+        if self._model is None or self._model.name != name:
+            self._model = None
+            self._model = Model(self.setup, name)
+        return self._model
+
+    def carry_out(self, task: dict[str, Any]) -> dict[str, Any]:
+        match task["kind"]:
+            case "dense":
+                return self.dense(task["model"])
+            case "spectra":
+                return self.scores(task["model"], "spectra.json", SPECTRA_METRICS, None)
+            case "text":
+                seed = int(task["seed"])
+                return self.scores(task["model"], f"text{seed}.json", TEXT_METRICS, self.setup.drawn_by(seed))
+            case _:
+                return self.cell(cell_of(task["key"]))
+
+    def scores(self, name: str, file: str, metrics: tuple[str, ...], calibration: Calibration | None) -> dict[str, Any]:
+        found = measure(
+            Path(self.setup.models[name]), metrics=metrics, device=self.setup.device, calibration=calibration
+        )
+        codec.save(found.scores, self.setup.file(name, file))
+        return {}
+
+    def dense(self, name: str) -> dict[str, Any]:
+        model = self.model(name)
+        stream = model.test()
+        for index in range(len(model.skeleton.blocks)):
+            with model.weights.block(index) as block:
+                stream.advance(index, block)
+        end = Finished(model.weights, stream)
+        nats, _ = window_losses(end, end, model.windows)
+        _save(self.setup.file(name, "dense.npy"), torch.cat([batch.cpu() for batch in stream.batches]).numpy())
+        facts = {
+            "fingerprint": model.weights.checkpoint.fingerprint(),
+            "parameters": model.weights.checkpoint.total_parameters(),
+            "windows": len(model.windows),
+        }
+        return facts | _losses(nats, self.setup.context)
+
+    def cell(self, cell: Cell) -> dict[str, Any]:
+        model = self.model(cell.model)
+        began = time.perf_counter()
+        allocation = self.search(cell, model) if cell.searches else cell.plan(model.scores(cell.seed))
+        planned = time.perf_counter()
+        row, end = cut(model, allocation, cell)
+        finished = time.perf_counter()
+        nats, kl = window_losses(end, model.end(), model.windows)
+        row |= {"plan_s": planned - began, "cut_s": finished - planned, "score_s": time.perf_counter() - finished}
+        row = {name: round(value, 6) if isinstance(value, float) else value for name, value in row.items()}
+        if cell.searches:
+            row["provenance"] = dict(allocation.provenance)
+        scored = self.setup.context - 1
+        kl_rounded = [float(f"{value / scored:.6g}") for value in kl]
+        return row | _losses(nats, self.setup.context) | {"kl": float(np.mean(kl) / scored), "kls": kl_rounded}
+
+    def search(self, cell: Cell, model: Model) -> Allocation:
+        """The plan of an allocator that tries plans on the calibration text. Its journal stays in the work directory."""
+        from tailcut.compress import searches
+
+        effort = searches.Effort(minutes=self.setup.search_minutes)
+        if self.setup.search_evaluations is not None:
+            effort = searches.Effort(evaluations=self.setup.search_evaluations)
+        task = searches.Task(
+            model=Path(self.setup.models[cell.model]),
+            scores=model.scores(cell.seed),
+            budget=cell.budget,
+            pruner=cell.pruner,
+            calibration=self.setup.drawn_by(cell.seed),
+            effort=effort,
+            device=self.setup.device,
+            trace=self.setup.file(cell.key.replace(" ", "_").replace(":", "-"), "search.jsonl"),
+        )
+        found: Allocation = searches.search(VARIANTS[cell.variant].allocator, task)
+        return found
+
+
+def cut(model: Model, allocation: Allocation, cell: Cell) -> tuple[dict[str, Any], Finished]:
+    """The model cut block by block, the test text following; what was realised, and the cut model's end."""
+    method = Method(cast(Pruner, plugins.load(PRUNERS, cell.pruner)))
+    calibration, test = model.calibration(cell.seed), model.test()
+    last = len(model.skeleton.blocks) - 1
+    zeros, sizes = np.zeros(last + 1), np.zeros(last + 1)
+    for index in range(last + 1):
+        members = [linear for linear in model.linears if linear.block == index]
+        done = cut_block(model.weights, index, members, allocation, method, calibration)
+        for linear in members:
+            zeros[index] += linear.parameters - int(np.count_nonzero(done.tensors[linear.tensor]))
+            sizes[index] += linear.parameters
+        with model.weights.block(index, done.tensors) as block:
+            if index < last:
+                calibration.advance(index, block)
+            test.advance(index, block)
+    planned = allocation.sparsity({linear.name: linear.parameters for linear in model.linears})
+    facts = {"sparsity": float(zeros.sum() / sizes.sum()), "planned": planned}
+    return facts | {"blocks": [round(float(share), 4) for share in zeros / sizes]}, Finished(model.weights, test)
+
+
+def _losses(nats: Any, context: int) -> dict[str, Any]:  # noqa: ANN401  (a float array)
+    ppl = float(np.exp(nats.sum() / (len(nats) * (context - 1))))
+    return {"ppl": ppl, "nll": [round(float(value), 3) for value in nats]}
+
+
+def _save(path: Path, array: Any) -> None:  # noqa: ANN401  (any array)
+    """Written beside and renamed: another worker reads all of it or nothing."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}")
+    with beside.open("wb") as file:
+        np.save(file, array)
+    beside.replace(path)
+
+
+def main() -> None:
+    """Answers go to the stdout that the parent gave; anything printed meanwhile goes to stderr."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    setup = Setup(**json.loads(sys.stdin.readline()))
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    worker = Worker(setup)
+    print(
+        json.dumps({"ready": torch.cuda.get_device_name() if torch.cuda.is_available() else None}),
+        file=answers,
+        flush=True,
+    )
+    for line in sys.stdin:
+        try:
+            with exact_float32():
+                answer = worker.carry_out(json.loads(line))
+        except Exception as error:  # noqa: BLE001  (whatever it is, the parent is told and other cells go on)
+            traceback.print_exc()
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer), file=answers, flush=True)
+        if "CUDA" in str(answer.get("error")):
+            sys.exit(1)  # its context may be spoilt; the parent starts another worker
+
+
+if __name__ == "__main__":
+    main()

@@ -55,15 +55,16 @@ def kind(session: Session) -> tuple[str, int, int, int]:
     return session.phase, work.threads, work.batch, length
 
 
-def title(session: Session) -> str:
-    work = session.workload
-    rates = f"{min(session.stream_gb_per_s):.1f} to {max(session.stream_gb_per_s):.1f} GB/s"
-    what = (
-        f"prefill of {work.prompt_tokens} tokens" if session.phase == "prefill" else f"decode at {work.context} tokens"
-    )
+def title(sessions: Sequence[Session]) -> str:
+    """What the sessions of one table have in common, and the commits they were measured at."""
+    work, phase, machine = sessions[-1].workload, sessions[-1].phase, sessions[-1].machine
+    stream = [rate for session in sessions for rate in session.stream_gb_per_s]
+    rates = f"{min(stream):.1f} to {max(stream):.1f} GB/s"
+    what = f"prefill of {work.prompt_tokens} tokens" if phase == "prefill" else f"decode at {work.context} tokens"
     threads = f"{work.threads} thread{'s' * (work.threads > 1)}"
-    machine = f"{session.machine.cpu} ({' '.join(session.machine.isa)}), commit {session.machine.commit}"
-    return f"**{what}, batch {work.batch}, {threads}** on {machine}; stream read between the rounds {rates}."
+    commits = ", ".join(dict.fromkeys(str(session.machine.commit)[:7] for session in sessions))
+    about = f"{machine.cpu} ({' '.join(machine.isa)}), commit {commits}"
+    return f"**{what}, batch {work.batch}, {threads}** on {about}; stream read between the rounds {rates}."
 
 
 def table(sessions: Sequence[Session]) -> str:
@@ -76,7 +77,7 @@ def table(sessions: Sequence[Session]) -> str:
             if before is None or (row.ms and not (before.ms and lent)):
                 shown[row.label] = (session, row)
     ordered = sorted(shown.values(), key=lambda pair: (sparsity(pair[1]), pair[1].weights, -speed(pair[1])))
-    lines = [title(sessions[-1]), "", markdown_row(HEAD), "|" + " --- |" * len(HEAD)]
+    lines = [title(sessions), "", markdown_row(HEAD), "|" + " --- |" * len(HEAD)]
     return "\n".join([*lines, *(markdown_row(cells(session, row)) for session, row in ordered)])
 
 

@@ -114,11 +114,15 @@ def workload(
 
 
 def rows_of(options: argparse.Namespace, group: str, plan: Plan) -> Iterator[Row]:
-    """What is measured in a group: tailcut first, then the engine with its own sparse format, then the references."""
+    """What is measured in a group: tailcut first, then the engine with its own sparse format, then the references.
+
+    Dense rows of other engines stand in their own group; in another one those that --engines names.
+    """
     root: Path = options.packages
     if not (root / group).is_dir():
         raise InputError(f"{root / group}: no such package; make it with benchmarks/cpu_packages.py")
-    pairs = [*OWN_FORMAT, *REFERENCES, *(DENSE if group == "dense" else ())]
+    dense = [pair for pair in DENSE if group == "dense" or pair[0] in options.engines]
+    pairs = [*OWN_FORMAT, *REFERENCES, *dense]
     rows = [Row("tailcut", root / f"{group}{suffix}", weights) for suffix, (weights, _) in PACKAGES.items()]
     if options.action == "load":  # the same file on ONNX Runtime without the library
         rows.append(Row("onnxruntime", root / group, "float32"))
@@ -130,7 +134,8 @@ def rows_of(options: argparse.Namespace, group: str, plan: Plan) -> Iterator[Row
 def chosen(options: argparse.Namespace, row: Row) -> bool:
     """Named by --engines or no names given, of a wanted precision, and an engine this checkout has."""
     named = not options.engines or row.engine in options.engines or is_reference(row)
-    return named and row.weights in options.weights and row.engine in engines.names()
+    wanted = named and row.engine not in options.leave_out
+    return wanted and row.weights in options.weights and row.engine in engines.names()
 
 
 def is_reference(row: Row | Measured) -> bool:
@@ -173,6 +178,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         action.add_argument("--packages", type=Path, required=True)
         action.add_argument("--groups", type=words, default=["s80", "dense", "s70", "s90", "s50", "s60"])
         action.add_argument("--engines", type=words, default=[], help="only these, and the references")
+        action.add_argument("--leave-out", type=words, default=[], help="not these, references or not")
         action.add_argument("--weights", type=words, default=["float32", "int8", "int4"], help="only these precisions")
         action.add_argument("--threads", type=integers, default=[2, 1])
         action.add_argument("--batches", type=integers, default=[1])

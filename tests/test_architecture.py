@@ -304,6 +304,7 @@ FOLDERS = {
     "tailcut.compress.models": "Maker",
     "tailcut.compress.metrics": "Metric",
     "tailcut.compress.allocators": "Allocator",
+    "tailcut.compress.searches": "Search",
     "tailcut.compress.pruners": "Pruner",
     "tailcut.export.families": "Family",
     "tailcut.bench.engines": "Engine",
@@ -328,7 +329,7 @@ def test_plugin_offers_what_its_folder_asks_for(package: str, name: str) -> None
 
 @pytest.mark.parametrize("path", sources("src/tailcut/commands"), ids=short)
 def test_command_file_offers_a_command_with_help(path: Path) -> None:
-    if path.stem == "__init__":
+    if path.stem.startswith("_"):
         return
     module = import_module(f"tailcut.commands.{path.stem}")
     if hasattr(module, "app"):

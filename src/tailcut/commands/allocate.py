@@ -10,13 +10,13 @@ import typer
 
 from tailcut import codec
 from tailcut.allocation import Allocation, Budget, LayerScores, parse_bits, parse_nm
+from tailcut.commands._options import Planning, expanded
 from tailcut.cost import CostTable
 from tailcut.errors import InputError
 from tailcut.files import require_absent
 from tailcut.progress import console
 
 if TYPE_CHECKING:
-    from tailcut.compress.allocators import Granularity, Solver
     from tailcut.compress.calibration import Calibration
     from tailcut.compress.searches import Effort
     from tailcut.quantised import Precision
@@ -44,73 +44,21 @@ def _explain(head: str, function: Callable[..., Allocation]) -> None:
     print(f"{head}\n" + fill(text, 110, initial_indent="    ", subsequent_indent="    ") + "\n")
 
 
+@expanded
 def command(
     scores: Annotated[Path, typer.Argument(help="What `tailcut measure` wrote.")],
     out: Annotated[Path, typer.Option("--output", "-o", help="Where to write the allocation (JSON).")] = Path(
         "allocation.json"
     ),
-    sparsity: Annotated[
-        float | None, typer.Option(help="Fraction of zeros over the linears of the decoder blocks, in [0, 1).")
-    ] = None,
-    pattern: Annotated[
-        str | None, typer.Option(help="N:M with N weights kept of M, such as 2:4; with --allocator uniform.")
-    ] = None,
-    allocator: Annotated[
-        str | None,
-        typer.Option(
-            help="How layers share the budget; --list explains each. [default: alpha; latency with --speedup]"
-        ),
-    ] = None,
-    metric: Annotated[
-        str | None,
-        typer.Option(help="alpha: which of the measured scores [default: alpha_peak]; global: magnitude or wanda."),
-    ] = None,
-    tau: Annotated[
-        float | None,
-        typer.Option(help="alpha: spread between layers. [default: 0.1 up to 50 %, 0.3 at 70 %, 0.2 from 80 % on]"),
-    ] = None,
-    granularity: Annotated[
-        str | None,
-        typer.Option(help="alpha, als: block, matrix, or mixed (a block's budget shared out by matrix)."),
-    ] = None,
-    spread: Annotated[
-        float | None, typer.Option(help="owl, dlp: half the width, in sparsity, of the range over blocks.")
-    ] = None,
-    beta: Annotated[float | None, typer.Option(help="atp: how much more each block loses than the one before.")] = None,
-    compat: Annotated[
-        bool, typer.Option("--compat", help="owl, dlp, atp: unweighted and unclipped, as published.")
-    ] = False,
-    solver: Annotated[str | None, typer.Option(help="als: lp (as published) or qp.")] = None,
-    bounds: Annotated[
-        tuple[float, float] | None, typer.Option(help="als: least and greatest sparsity.", metavar="LOW HIGH")
-    ] = None,
-    step: Annotated[float | None, typer.Option(help="als: sparsities are multiples of this.")] = None,
-    group: Annotated[int | None, typer.Option(help="nm-mixed: M of N:M. [default: 8]")] = None,
-    allow_dense: Annotated[bool, typer.Option("--allow-dense", help="nm-mixed: layers may lose nothing.")] = False,
-    bits: Annotated[
-        float | None, typer.Option(help="Mean bits a weight, beside any allocator; --sparsity is then 0 if left out.")
-    ] = None,
-    bit_choices: Annotated[str, typer.Option(help="Bits a layer may get, comma-separated.")] = "8,4,3,2",
-    bit_tau: Annotated[
-        float | None, typer.Option(help="Spread of the bits; 0 gives all layers the same. [default: 0.3]")
-    ] = None,
-    speedup: Annotated[
-        float | None, typer.Option(help="Decode speed over dense to reach, in place of a sparsity; with --cost.")
-    ] = None,
-    cost: Annotated[Path | None, typer.Option(help="What products cost here, from `tailcut cost`.")] = None,
+    *,
+    planning: Planning,
     precision: Annotated[str | None, typer.Option(help="Which of the cost table's precisions, if several.")] = None,
-    cap: Annotated[float, typer.Option(help="No matrix loses more than this fraction.")] = 0.99,
     model: Annotated[Path | None, typer.Option(help="auto, evo: the model directory that was measured.")] = None,
     pruner: Annotated[str, typer.Option(help="auto, evo: what `tailcut compress` will cut with.")] = "wanda",
     calibration: Annotated[str, typer.Option(help="auto, evo: demo, a .txt/.jsonl file, or datasets:NAME.")] = "demo",
     samples: Annotated[int, typer.Option(help="auto, evo: calibration sequences.")] = 32,
     seqlen: Annotated[int, typer.Option(help="auto, evo: tokens a sequence.")] = 512,
     seed: Annotated[int, typer.Option(help="auto, evo: of the calibration windows and of the search.")] = 0,
-    minutes: Annotated[float | None, typer.Option(help="auto, evo: time to take. [default: 10]")] = None,
-    evaluations: Annotated[
-        int | None,
-        typer.Option(help="auto, evo: plans to measure, in place of minutes; the result is then always the same."),
-    ] = None,
     device: Annotated[str, typer.Option(help="auto, evo: auto, cpu or cuda.")] = "auto",
     plot: Annotated[Path | None, typer.Option(help="auto, evo: a picture of the search (.svg or .png).")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
@@ -133,25 +81,16 @@ def command(
     from tailcut.compress.calibration import Calibration
     from tailcut.compress.searches import Effort
 
-    budget = _budget(sparsity, pattern, cap, bits, bit_choices, speedup)
+    budget = _budget(planning)
     settings = Settings(
-        metric=metric,
-        tau=tau,
-        granularity=cast("Granularity | None", granularity),
-        spread=spread,
-        beta=beta,
-        compat=compat,
-        solver=cast("Solver | None", solver),
-        bounds=bounds,
-        step=step,
-        group=group,
-        allow_dense=allow_dense,
-        bit_tau=bit_tau,
-        cost=None if cost is None else codec.load(CostTable, cost),
+        **planning.shaping,
+        cost=None if planning.cost is None else codec.load(CostTable, planning.cost),
         precision=cast("Precision | None", precision),
     )
     measured = codec.load(LayerScores, scores)
-    chosen = plugins.require(PACKAGE, allocator or ("alpha" if speedup is None else "latency"), searches.PACKAGE)
+    by_default = "alpha" if planning.speedup is None else "latency"
+    chosen = plugins.require(PACKAGE, planning.allocator or by_default, searches.PACKAGE)
+    minutes, evaluations = planning.minutes, planning.evaluations
     if searches.is_search(chosen):
         searches.require_searchable(chosen, budget, settings)
         text = Calibration(calibration, samples, seqlen, seed)
@@ -198,15 +137,15 @@ def _search(
     return allocation
 
 
-def _budget(
-    sparsity: float | None, pattern: str | None, cap: float, bits: float | None, choices: str, speedup: float | None
-) -> Budget:
-    allowed = parse_bits(choices)
-    if pattern is None:
+def _budget(planning: Planning) -> Budget:
+    sparsity, bits, speedup = planning.sparsity, planning.bits, planning.speedup
+    allowed = parse_bits(planning.bit_choices or "8,4,3,2")
+    cap = 0.99 if planning.cap is None else planning.cap
+    if planning.pattern is None:
         if sparsity is None and bits is None and speedup is None:
             raise InputError("say how much to cut: --sparsity 0.7, or --pattern 2:4 with --allocator uniform")
         return Budget(sparsity or 0.0, cap, None, bits, allowed, speedup)
-    kept = parse_nm(pattern)
+    kept = parse_nm(planning.pattern)
     # a pattern's own sparsity is exact for every layer, so the cap that guards uneven plans does not apply
     wanted = kept.sparsity if sparsity is None else sparsity
     return Budget(wanted, max(cap, kept.sparsity), kept, bits, allowed, speedup)

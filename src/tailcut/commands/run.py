@@ -7,6 +7,7 @@ import typer
 
 from tailcut import codec
 from tailcut.allocation import parse_bits
+from tailcut.commands._options import Planning, expanded
 from tailcut.progress import console
 from tailcut.recipe import Recipe, make_recipe, read_recipe, with_paths
 
@@ -14,27 +15,11 @@ if TYPE_CHECKING:
     from tailcut.results import Verdict
 
 
+@expanded
 def command(
     source: Annotated[str, typer.Argument(metavar="MODEL|RECIPE.yaml", help="A Hugging Face directory, or a recipe.")],
     out: Annotated[Path, typer.Option("--output", "-o", help="The run directory; run again to resume.")],
-    sparsity: Annotated[
-        float | None, typer.Option(help="Fraction of zeros in the block linears. [default: 0.5]")
-    ] = None,
-    pattern: Annotated[str | None, typer.Option(help="N:M with N weights kept of M, such as 2:4.")] = None,
-    allocator: Annotated[str | None, typer.Option(help="How layers share the budget. [default: alpha]")] = None,
-    metric: Annotated[str | None, typer.Option(help="Score that alpha follows. [default: alpha_peak]")] = None,
-    tau: Annotated[float | None, typer.Option(help="Spread of the alpha allocation; default by sparsity.")] = None,
-    granularity: Annotated[str | None, typer.Option(help="alpha, als: block, matrix or mixed.")] = None,
-    group: Annotated[int | None, typer.Option(help="nm-mixed: M of N:M. [default: 8]")] = None,
-    bits: Annotated[float | None, typer.Option(help="Mean bits a weight, shared out like sparsity.")] = None,
-    bit_choices: Annotated[str | None, typer.Option(help="Bits a layer may get. [default: 8,4,3,2]")] = None,
-    speedup: Annotated[
-        float | None, typer.Option(help="Decode speed over dense, in place of a sparsity; with --cost.")
-    ] = None,
-    cost: Annotated[str | None, typer.Option(help="What products cost here, from `tailcut cost`.")] = None,
-    cap: Annotated[float | None, typer.Option(help="No layer loses more than this. [default: 0.99]")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Of the search, with --allocator auto. [default: 10]")] = None,
-    evaluations: Annotated[int | None, typer.Option(help="Plans that the search measures, not minutes.")] = None,
+    planning: Planning,
     pruner: Annotated[str | None, typer.Option(help="As in `tailcut compress`. [default: wanda]")] = None,
     quantiser: Annotated[
         str | None, typer.Option(help="rtn, gptq or joint, of layers with bits. [default: gptq]")
@@ -78,9 +63,8 @@ def command(
 
     Exit code: 0 pass, 1 gate failed, 2 bad usage or input, 3 inconclusive, 4 environment.
     """
-    given = {
-        key: value for key, value in locals().items() if key not in ("source", "out", "json") and value is not None
-    }
+    rest = {name: value for name, value in locals().items() if name not in ("source", "out", "planning", "json")}
+    given = planning.given | {name: value for name, value in rest.items() if value is not None}
     recipe = with_paths(_recipe(source, given))
     from tailcut.pipeline import run
 
@@ -98,6 +82,8 @@ def _recipe(source: str, given: dict[str, Any]) -> Recipe:
         given["engines"] = [name.strip() for name in given["engines"].split(",") if name.strip()]
     if "bit_choices" in given:
         given["bit_choices"] = parse_bits(given["bit_choices"])
+    if "cost" in given:
+        given["cost"] = str(given["cost"])
     if "speedup" in given:
         given.setdefault("allocator", "latency")
     if given.get("windows") == 0:

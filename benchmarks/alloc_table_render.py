@@ -109,7 +109,7 @@ def _cells(rows: Rows, model: str, variant: str, pruner: str, target: str) -> li
     if variant == BASE or difference is None:
         return [told, "", kl]
     middle, low, high = ratio_interval(difference)
-    return [told, f"{middle:.3f} [{low:.3f}, {high:.3f}]", kl]
+    return [told, f"{middle:.3f} ({low:.3f} to {high:.3f})", kl]
 
 
 def number(value: float) -> str:

@@ -23,4 +23,6 @@ def score(matrix: Matrix) -> Score:
     """mean |W|, with `square` (mean W^2) and the curve `magnitude`."""
     values = gathered(magnitudes(matrix), math.prod(matrix.shape))
     mean = finite(float(values.mean(dtype=np.float64)), "the mean of its weights")
-    return Score(mean, curves={"magnitude": curve(values)})
+    squares = sum(float(np.square(part, dtype=np.float64).sum()) for part in magnitudes(matrix))
+    square = finite(squares / values.size, "the mean square of its weights")
+    return Score(mean, {"square": square}, {"magnitude": curve(values)})

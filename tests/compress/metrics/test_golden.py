@@ -175,6 +175,7 @@ def test_magnitude_mean_and_quantiles() -> None:
     weight = np.arange(-1024.0, 1.0).reshape(25, 41)
     found = magnitude.score(Matrix((25, 41), weight=weight))
     assert found.value == pytest.approx(512.0)
+    assert found.details == {"square": pytest.approx(1024 * 1025 * 2049 / 6 / 1025)}  # LAMP reads it
     assert found.curves["magnitude"] == tuple(float(i) for i in range(1025))
 
 

@@ -1,148 +1,221 @@
-"""Perplexity of uniform bits: round to nearest beside GPTQ, and half the weights cut before or while they are rounded.
+"""Perplexity against bits a weight: uniform and alpha-guided bits, and half the weights cut before or while they are rounded.
 
-    python benchmarks/alloc_bits.py MODEL --text wiki.test.raw --work DIR --out benchmarks/results/alloc_bits.json
+    python benchmarks/alloc_bits.py run MODEL --text wiki.test.raw --calibration c4.jsonl --work DIR --device cuda \
+        --workers 6 --minutes 9 -o benchmarks/results/alloc_bits.json
+    python benchmarks/alloc_bits.py run MODEL --text TEXT --work DIR --only "rtn [34]" -o benchmarks/results/alloc_clip.json
+    python benchmarks/alloc_bits.py list
+    python benchmarks/alloc_bits.py table benchmarks/results/alloc_bits.json
 
-Each variant gives every matrix of the blocks the same plan, is compressed into DIR, scored on `--windows` windows of
-`--context` tokens and removed again; calibration is the packaged text unless another is named. Rows already in the output
-are kept and an interrupted compression goes on, so the script can be stopped and run again. `bits_stored` counts what a
-package stores of a weight in its smaller layout: values, mask and scales (3 and 2 bits take the place of 4).
+Variants go to worker processes that share one device, most important first; nothing is begun after the minutes. Finished
+rows are in the output at once and an interrupted compression goes on, so the script can be stopped and run again. --plan
+NAME=allocation.json adds a row for a plan from elsewhere, such as `tailcut allocate --allocator auto --bits 3`.
+
+Two sizes a row, both with scales (32 bits each) and, where zeros are left out, one mask bit a weight, the smaller layout
+counted: `bits_stored` is what a package holds, where 3 and 2 bits take the place of 4; `bits_tight` is what they would take
+if they were packed at their own width, which no engine here reads.
 """
 
 import argparse
 import json
+import multiprocessing
+import re
 import shutil
 import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
+import alloc_bits_table as shown  # beside this script
 import numpy as np
 
-from tailcut.allocation import Allocation, Bits, Dense, LayerPlan, Unstructured
-from tailcut.bench.machine import commit, describe_machine
+from tailcut import codec
+from tailcut.allocation import Allocation, Budget, LayerScores
+from tailcut.bench.machine import commit, describe_machine, usable_cpus
 from tailcut.checkpoint import Checkpoint
+from tailcut.compress.allocators import Settings, allocate
 from tailcut.compress.calibration import Calibration
-from tailcut.compress.discovery import find_linears
+from tailcut.compress.measure import measure
 from tailcut.compress.perplexity import directory_nll, tokenise
 from tailcut.compress.run import compress
+from tailcut.errors import InputError
 from tailcut.files import write_file
 from tailcut.manifest import Manifest
 from tailcut.quantised import groups
 from tailcut.windows import Tokens, read_text
 
+OUTPUT: Final = Path("benchmarks/results/alloc_bits.json")
+
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One row of the table."""
+    """One row of the table. `share`: how bits that are no whole number, or lie around one, are given to blocks."""
 
-    bits: Bits | None
+    bits: float | None
     quantiser: str = "gptq"
     sparsity: float = 0.0
     pruner: str = "sparsegpt"
     clip: bool = True
+    share: Literal["uniform", "alpha"] = "uniform"
+    plan: str = ""  # NAME=FILE of an allocation; the rest is then only the way of cutting
 
     @property
     def key(self) -> str:
+        if self.plan:
+            return f"{self.plan.partition('=')[0]} {self.quantiser}"
         cut = f"{self.pruner} {self.sparsity:g}" if self.sparsity else ""
-        rounded = f"{self.quantiser} {self.bits}" + ("" if self.clip else " unclipped") if self.bits else ""
+        shared = " alpha" if self.share == "alpha" else ""
+        rounded = f"{self.quantiser} {self.bits:g}{shared}" + ("" if self.clip else " unclipped") if self.bits else ""
         return " + ".join(part for part in (cut, rounded) if part)
 
-    def allocation(self, names: list[str]) -> Allocation:
-        pattern = Unstructured(self.sparsity) if self.sparsity else Dense()
-        return Allocation(dict.fromkeys(names, LayerPlan(pattern, self.bits)), {"allocator": "uniform"})
+    def allocation(self, scores: LayerScores) -> Allocation:
+        if self.plan:
+            return codec.load(Allocation, Path(self.plan.partition("=")[2]))
+        budget = Budget(self.sparsity, bits=self.bits)
+        bit_tau = None if self.bits is None or self.share == "alpha" else 0.0
+        return allocate("uniform", scores, budget, Settings(bit_tau=bit_tau))
 
 
-# what the issue asks first, so that a run that is stopped early still says something
-VARIANTS: Final = (
-    Variant(4, "rtn"),
-    Variant(4, "gptq"),
-    Variant(3, "gptq"),
-    Variant(4, "joint", 0.5),
-    Variant(4, "gptq", 0.5),
-    Variant(4, "rtn", clip=False),
-    Variant(None, sparsity=0.5),
-    Variant(8, "joint", 0.5),
-    Variant(3, "rtn"),
-    Variant(8, "rtn"),
-    Variant(8, "gptq"),
-    Variant(4, "rtn", 0.5),
-    Variant(8, "gptq", 0.5),
-    Variant(8, "rtn", 0.5),
-    Variant(4, "gptq", clip=False),
-    Variant(3, "rtn", clip=False),
-    Variant(3, "gptq", clip=False),
-    Variant(3, "joint", 0.5),
-    Variant(3, "gptq", 0.5),
-    Variant(2, "gptq"),
+MEANS: Final = (4.0, 3.0, 3.5, 2.5, 6.0, 5.0, 8.0)  # mean bits, what is asked for first, first
+CURVE: Final = tuple(
+    Variant(mean, quantiser, share=share)
+    for quantiser in ("gptq", "rtn")
+    for mean in MEANS
+    for share in (("uniform", "alpha") if mean < 8 else ("uniform",))
 )
+HALVED: Final = (
+    Variant(None, sparsity=0.5),
+    Variant(4, "joint", 0.5),
+    Variant(8, "joint", 0.5),
+    Variant(4, "gptq", 0.5),
+    Variant(8, "gptq", 0.5),
+    Variant(8, "joint", 0.6),  # as many bytes as dense int4
+    Variant(4, "rtn", 0.5),
+    Variant(8, "rtn", 0.5),
+    Variant(4, "joint", 0.25),  # likewise
+    Variant(3, "joint", 0.5),
+    Variant(8, "joint", 0.7),  # as many as dense 3 bits, if those were packed tightly
+)
+UNCLIPPED: Final = tuple(Variant(bits, quantiser, clip=False) for quantiser in ("rtn", "gptq") for bits in (4, 3))
+# what the issue asks first, so that a run that is stopped early still says something
+VARIANTS: Final = (*CURVE[:8], *HALVED[:6], *CURVE[8:], *HALVED[6:], *UNCLIPPED)
 
 
-def stored_bits(manifest: Manifest) -> float:
-    """Bits a weight of a package's matrices, zeros as the manifest counts them; unquantised ones at bfloat16."""
-    total = 0.0
+def sizes(manifest: Manifest) -> dict[str, float]:
+    """Bits a weight of the matrices, stored as packages do and tightly; matrices without bits count as bfloat16."""
+    total = {"bits_stored": 0.0, "bits_tight": 0.0}
     for layer in manifest.layers.values():
         rows, columns = layer.shape
-        value = {None: 16, 8: 8}.get(layer.plan.bits, 4)
-        scales = {None: 0, 8: 32 * rows}.get(layer.plan.bits, 32 * rows * groups(columns))
-        whole = rows * columns
-        total += min(value * whole, value * (whole - layer.zeros) + 8 * rows * -(-columns // 8)) + scales
-    return total / manifest.prunable_parameters
+        bits = layer.plan.bits or 16
+        scales = 0 if layer.plan.bits is None else 32 * rows * (1 if bits == 8 else groups(columns))
+        for name, width in (("bits_stored", max(bits, 4)), ("bits_tight", bits)):
+            masked = width * (rows * columns - layer.zeros) + 8 * rows * -(-columns // 8)
+            total[name] += min(width * rows * columns, masked) + scales
+    return {name: value / manifest.prunable_parameters for name, value in total.items()}
 
 
-def score(model: Path, windows: Tokens, batch: int) -> dict[str, Any]:
-    nll = directory_nll(model, windows, device="cpu", batch=batch)
+def score(model: Path, windows: Tokens, options: argparse.Namespace) -> dict[str, Any]:
+    nll = directory_nll(model, windows, device=options.device, batch=options.batch)
     return {
         "ppl": float(np.exp(nll.sum() / (len(nll) * (windows.shape[1] - 1)))),
         "nll": [round(float(value), 3) for value in nll],
     }
 
 
-def measured(args: argparse.Namespace, variant: Variant, names: list[str], windows: Tokens) -> dict[str, Any]:
+def measured(options: argparse.Namespace, variant: Variant, scores: LayerScores, windows: Tokens) -> dict[str, Any]:
     """One variant made, scored and removed."""
-    out = args.work / variant.key.replace(" ", "-")
+    out = options.work / variant.key.replace(" ", "-")
     shutil.rmtree(out, ignore_errors=True)
+    allocation = variant.allocation(scores)
     began = time.perf_counter()
     manifest = compress(
-        args.model,
-        variant.allocation(names),
+        options.model,
+        allocation,
         out,
         pruner=variant.pruner,
         quantiser=variant.quantiser,
         clip=variant.clip,
-        calibration=Calibration(args.calibration, args.samples, args.seqlen, args.seed),
-        device="cpu",
+        calibration=Calibration(str(options.calibration), options.samples, options.seqlen, options.seed),
+        device=options.device,
     )
     seconds = time.perf_counter() - began
     errors = [layer.output_error for layer in manifest.layers.values() if layer.output_error is not None]
-    row = {"zeros": manifest.sparsity, "bits_stored": stored_bits(manifest), "compress_s": seconds}
+    row: dict[str, Any] = {"zeros": manifest.sparsity, **sizes(manifest), "compress_s": seconds}
+    row |= {key: allocation.provenance[key] for key in ("bit_counts",) if key in allocation.provenance}
     row |= {"output_error_median": float(np.median(errors))} if errors else {}
-    row |= score(out, windows, args.batch)
+    row |= score(out, windows, options)
     shutil.rmtree(out)
     return row
 
 
-def main() -> None:
-    args = _arguments()
-    text = read_text(args.text)
-    windows, _ = tokenise(args.model, text, args.context, args.windows)
-    names = [linear.name for linear in find_linears(Checkpoint(args.model))]
-    head: dict[str, Any] = {
-        "what": "perplexity at uniform bits, no recovery",
-        "machine": asdict(describe_machine()) | {"commit": commit(Path())},
-        "model": Checkpoint(args.model).fingerprint(),
+def head_of(options: argparse.Namespace, windows: Tokens) -> dict[str, Any]:
+    text = read_text(options.text)
+    gpu = None
+    if options.device == "cuda":
+        import torch
+
+        gpu = torch.cuda.get_device_name()
+    setup = {
+        "model": {"name": options.model.resolve().name, "fingerprint": Checkpoint(options.model).fingerprint()},
         "text": {"name": text.name, "sha256": text.sha256, "joining": text.joining},
-        "context": args.context,
+        "context": options.context,
         "windows": len(windows),
-        "calibration": {name: getattr(args, name) for name in ("samples", "seqlen", "seed")}
-        | {"source": Path(args.calibration).name},
-        "rows": {},
+        "calibration": {name: getattr(options, name) for name in ("samples", "seqlen", "seed")}
+        | {"source": Path(options.calibration).name},
+        "device": options.device,
     }
-    data = json.loads(args.out.read_bytes()) if args.out.is_file() else head
-    todo = {variant.key: variant for variant in VARIANTS if variant.key not in data["rows"]}
+    machine = asdict(describe_machine()) | {"accelerator": gpu, "commit": options.commit or commit(Path())}
+    return {"what": "perplexity against bits a weight, no recovery", "machine": machine, "setup": setup, "rows": {}}
+
+
+def run(options: argparse.Namespace) -> None:
+    ends = time.monotonic() + 60 * options.minutes
+    windows, _ = tokenise(options.model, read_text(options.text), options.context, options.windows)
+    data = head_of(options, windows)
+    if options.output.is_file():
+        earlier = json.loads(options.output.read_bytes())
+        if earlier.get("setup") != data["setup"]:
+            raise InputError(f"{options.output}: was measured with another setup; choose another output")
+        data["rows"] = earlier["rows"]
     if "dense" not in data["rows"]:
-        add(args.out, data, "dense", score(args.model, windows, args.batch))
-    for key, variant in todo.items():
-        add(args.out, data, key, measured(args, variant, names, windows))
+        add(options.output, data, "dense", score(options.model, windows, options))
+    scores = measure(options.model, metrics=("alpha_peak",), device=options.device).scores
+    plans = [Variant(1, quantiser, plan=plan) for plan in options.plan for quantiser in ("gptq", "rtn")]
+    wanted = [variant for variant in (*plans, *VARIANTS) if re.search(options.only, variant.key)]
+    _hand_out(
+        options, [variant for variant in wanted if variant.key not in data["rows"]], (scores, windows), data, ends
+    )
+
+
+def _hand_out(
+    options: argparse.Namespace,
+    todo: list[Variant],
+    given: tuple[LayerScores, Tokens],
+    data: dict[str, Any],
+    ends: float,
+) -> None:
+    """Variants to workers, rows to the file; what has begun when the time is over is finished."""
+    spawn = multiprocessing.get_context("spawn")  # CUDA cannot be used in a forked process
+    threads = max(1, len(usable_cpus()) // options.workers)
+    with ProcessPoolExecutor(options.workers, spawn, initializer=_use_threads, initargs=(threads,)) as pool:
+        running: dict[Future[dict[str, Any]], str] = {}
+        while todo or running:
+            while todo and len(running) < options.workers and time.monotonic() < ends:
+                variant = todo.pop(0)
+                running[pool.submit(measured, options, variant, *given)] = variant.key
+            if not running:
+                break
+            for done in wait(running, return_when=FIRST_COMPLETED).done:
+                add(options.output, data, running.pop(done), done.result())
+    if todo:
+        print(f"{len(todo)} rows are left for another run", flush=True)
+
+
+def _use_threads(count: int) -> None:
+    import torch
+
+    torch.set_num_threads(count)
 
 
 def add(out: Path, data: dict[str, Any], key: str, row: dict[str, Any]) -> None:
@@ -152,20 +225,41 @@ def add(out: Path, data: dict[str, Any], key: str, row: dict[str, Any]) -> None:
     write_file(out, (json.dumps(data, indent=1) + "\n").encode())
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--text", type=Path, required=True)
-    parser.add_argument("--calibration", default="demo")
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--samples", type=int, default=8)
-    parser.add_argument("--seqlen", type=int, default=512)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--context", type=int, default=512)
-    parser.add_argument("--windows", type=int, default=12)
-    parser.add_argument("--batch", type=int, default=4)
-    return parser.parse_args()
+    actions = parser.add_subparsers(dest="action", required=True)
+    action = actions.add_parser("run", help="measure")
+    action.add_argument("model", type=Path)
+    action.add_argument("--text", type=Path, required=True)
+    action.add_argument("--calibration", default="demo")
+    action.add_argument("--work", type=Path, required=True)
+    action.add_argument("--samples", type=int, default=128)
+    action.add_argument("--seqlen", type=int, default=2048)
+    action.add_argument("--seed", type=int, default=0)
+    action.add_argument("--context", type=int, default=2048)
+    action.add_argument("--windows", type=int, default=None, help="from the start of the text; default: all of it")
+    action.add_argument("--batch", type=int, default=4)
+    action.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    action.add_argument("--workers", type=int, default=1, help="variants at a time, on one device")
+    action.add_argument("--minutes", type=float, default=float("inf"), help="no row is begun after so many")
+    action.add_argument("--only", default="", help="a regular expression that a row's name must match")
+    action.add_argument("--plan", nargs="*", default=[], help="NAME=allocation.json with bits")
+    action.add_argument("--commit", help="of tailcut, where the checkout holds no git history")
+    action.add_argument("-o", "--output", type=Path, default=OUTPUT)
+    actions.add_parser("list", help="the rows in their order")
+    table = actions.add_parser("table", help="render the Markdown tables of a result file")
+    table.add_argument("output", type=Path)
+    return parser.parse_args(words)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    options = _arguments(words)
+    if options.action == "list":
+        print("\n".join(variant.key for variant in VARIANTS))
+        return
+    if options.action == "run":
+        run(options)
+    print(shown.render(json.loads(options.output.read_bytes())))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cpu_decode  # beside this script
+import alloc_bits_table  # beside this script
+import cpu_decode
 import cpu_engines
 import cpu_engines_table
 import cpu_kernels
@@ -33,7 +34,7 @@ from tailcut.results import BenchResult, Verdict
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-DOCUMENTS = ("README.md", "docs/experiments.md")
+DOCUMENTS = ("README.md", "docs/experiments.md", "docs/quantisation.md", "docs/zero-shot.md")
 _SLOT = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 
@@ -73,6 +74,19 @@ def _pair(uniform: dict[str, Any], alpha: dict[str, Any] | None, context: str) -
     difference = (np.array(alpha[f"nll_{context}"]) - np.array(uniform[f"nll_{context}"])) / (int(context) - 1)
     error = difference.std(ddof=1) / np.sqrt(len(difference))
     return [_ppl(uniform, context), _ppl(alpha, context), f"{difference.mean():+.3f} ({error:.3f})"]
+
+
+def bits() -> str:
+    """Perplexity against bits a weight, uniform and by alpha, with and without pruning."""
+    return alloc_bits_table.render(json.loads((RESULTS / "alloc_bits.json").read_bytes()))
+
+
+def zero_shot() -> str:
+    """Accuracies of dense and sparse models on multiple-choice tasks."""
+    import zero_shot as script  # beside this script; loads torch
+
+    path = RESULTS / "alloc_zero_shot.json"
+    return script.render(json.loads(path.read_bytes())) if path.is_file() else "No results are committed yet."
 
 
 def decode() -> str:
@@ -196,6 +210,8 @@ def demo() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "quality": quality,
+    "alloc_bits": bits,
+    "alloc_zero_shot": zero_shot,
     "cpu_decode": decode,
     "cpu_engines": partial(engines, "cpu_engines.json"),
     "cpu_engines_80": partial(engines_at_80, "cpu_engines.json"),

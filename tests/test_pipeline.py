@@ -204,6 +204,30 @@ def test_an_allocator_gets_the_scores_it_reads(
     assert json.loads((tmp_path / "allocation.json").read_text())["provenance"]["allocator"] == "owl"
 
 
+def test_a_search_gets_the_model_and_keeps_its_journal(
+    tiny_model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    stages = stages_of(
+        tiny_model("llama"), tmp_path, allocator="auto", sparsity=0.6, evaluations=20, device="cpu", pruner="magnitude"
+    )
+    stages["measure"].work()
+    stages["allocate"].work()
+    said = json.loads((tmp_path / "allocation.json").read_text())["provenance"]
+    assert (said["allocator"], said["pruner"], said["evaluations"]) == ("auto", "magnitude", "20")
+    assert len((tmp_path / "allocation.search.jsonl").read_text().splitlines()) > 20
+
+
+@pytest.mark.parametrize(("setting", "value"), [("pruner", "ria"), ("evaluations", 30), ("seed", 1)])
+def test_what_a_search_depends_on_searches_again(setting: str, value: object, tmp_path: Path) -> None:
+    first, other = (
+        stages_of(tmp_path, tmp_path, allocator="auto", **more)["allocate"].settings for more in ({}, {setting: value})
+    )
+    assert first != other
+    arithmetic = stages_of(tmp_path, tmp_path, allocator="alpha")["allocate"].settings
+    assert setting not in arithmetic
+
+
 @pytest.mark.parametrize(("allocator", "again"), [("alpha", False), ("uniform", False), ("owl", True), ("als", True)])
 def test_another_text_measures_again_only_where_it_is_read(allocator: str, again: bool, tmp_path: Path) -> None:
     first, other = (

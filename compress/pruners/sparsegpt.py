@@ -12,13 +12,14 @@ an input that is silent on the calibration text may still speak elsewhere.
 The same sweep serves the quantisers (gptq, joint): a `Rounder` says what a kept weight becomes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 import torch
 from torch import Tensor
 
-from tailcut.allocation import NM, Dense, Pattern
+from tailcut.allocation import NM, Dense, Pattern, Unstructured
 from tailcut.compress.masks import count_removed, lowest, require_divisible
 from tailcut.compress.pruners._given import damped, finite_weight
 from tailcut.compress.statistics import Needs, Statistics, exact_float32
@@ -67,6 +68,21 @@ def prune(weight: Tensor, pattern: Pattern, stats: Statistics) -> Tensor:
         return sweep(finite_weight(weight).clone(), inverse_factor(stats.hessian), dead, pattern)
 
 
+def prune_levels(weight: Tensor, sparsities: Sequence[float], stats: Statistics) -> list[Tensor]:
+    """The same for several sparsities in one sweep: weight [out, in] -> one matrix for each, as `prune` gives up to rounding.
+
+    Columns are walked once for all. On a GPU, where that walk is launches, eight take little longer than one.
+    """
+    if stats.hessian is None:
+        raise ValueError("sparsegpt needs the Hessian of its inputs (NEEDS = 'hessian')")
+    dead = stats.hessian.diagonal() == 0
+    stacked = finite_weight(weight).repeat(len(sparsities), 1)
+    with exact_float32():
+        factor = inverse_factor(stats.hessian)
+        sweep(stacked, factor, dead, tuple(Unstructured(one) for one in sparsities))
+    return [part.clone() for part in stacked.split(len(weight))]  # each may be let go by itself
+
+
 def inverse_factor(hessian: Tensor) -> Tensor:
     """U [in, in] upper triangular with (H + damping)^-1 = U^T U, float32.
 
@@ -94,16 +110,19 @@ def sweep(
     weight: Tensor,
     factor: Tensor,
     dead: Tensor,
-    pattern: Pattern,
+    pattern: Pattern | tuple[Unstructured, ...],
     rounder: Rounder = EXACT,
     frozen: Tensor | None = None,
 ) -> Tensor:
     """Columns left to right in blocks; `weight` [rows, columns] is changed in place and returned.
 
+    Several patterns: the rows are that many matrices of equal size, one below the other, each with its own.
+
     frozen: bool [rows, columns], weights that end as zero beside those that the pattern removes.
     Inside a block the work runs on its transpose, where a column of W is contiguous: a multiple faster on a CPU.
     """
-    rows, columns = weight.shape
+    parts = pattern if isinstance(pattern, tuple) else (pattern,)
+    rows, columns = len(weight) // len(parts), weight.shape[1]
     width = BLOCK if not isinstance(pattern, NM) else max(1, BLOCK // pattern.block) * pattern.block
     for start in range(0, columns, width):
         stop = min(start + width, columns)
@@ -113,8 +132,8 @@ def sweep(
         if isinstance(pattern, NM):
             mask = block.groups(slice(None), pattern)
         else:
-            count = count_removed(rows * stop, pattern.sparsity) - count_removed(rows * start, pattern.sparsity)
-            mask = block.lowest(count)
+            shares = [part.sparsity for part in parts]
+            mask = block.lowest([count_removed(rows * stop, s) - count_removed(rows * start, s) for s in shares])
         rounder.begin(start, inner.masked_fill(mask, 0.0))
         scaled = factor[start:stop] / block.diagonal
         lost = _block_columns(block, scaled[:, start:stop], mask, pattern, rounder)
@@ -140,10 +159,11 @@ class _Block:
         score = (self.inner[part] / self.diagonal[part]).square_()
         return score.masked_fill_(self.dead[part], -1.0).masked_fill_(self.held[part], -2.0)
 
-    def lowest(self, count: int) -> Tensor:
-        """True at the `count` lowest of the block and where a weight is held."""
-        score = self.saliency(slice(None))
-        return lowest(score.flatten(), count).view_as(score) | self.held
+    def lowest(self, counts: Sequence[int]) -> Tensor:
+        """True at the lowest `counts` of each of as many equal parts of the rows, and where a weight is held."""
+        scores = self.saliency(slice(None)).chunk(len(counts), dim=1)
+        masks = [lowest(score.flatten(), count).view_as(score) for score, count in zip(scores, counts, strict=True)]
+        return torch.cat(masks, dim=1) | self.held
 
     def groups(self, part: slice, pattern: NM) -> Tensor:
         """True at what N:M removes of every group of some columns, by the weights as they are now."""
@@ -151,7 +171,9 @@ class _Block:
         return lowest(score, pattern.block - pattern.keep).flatten(-2).T | self.held[part]
 
 
-def _block_columns(block: _Block, scaled: Tensor, mask: Tensor, pattern: Pattern, rounder: Rounder) -> Tensor:
+def _block_columns(
+    block: _Block, scaled: Tensor, mask: Tensor, pattern: Pattern | tuple[Unstructured, ...], rounder: Rounder
+) -> Tensor:
     """Zero, round and correct the block in place; returns what each weight lost when its turn came [columns, rows].
 
     `scaled`: the block's factor with every row divided by its diagonal. As few calls a column as can be: on a GPU the

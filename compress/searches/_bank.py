@@ -2,12 +2,14 @@
 
 A matrix is pruned with statistics of the dense model, once a level, and kept as it would be stored. What no longer fits
 into `limit` bytes goes, the longest unused first, and is pruned again when it is asked for again: memory is bounded,
-whatever the model, and only time is lost.
+whatever the model, and only time is lost. A pruner may offer `prune_levels` (sparsegpt does), which takes several
+sparsities of one matrix in one sweep.
 """
 
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import fields
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -19,6 +21,8 @@ from tailcut.compress.pruners import Pruner
 from tailcut.compress.resident import as_tensor
 from tailcut.compress.statistics import Statistics, exact_float32
 from tailcut.errors import InputError
+
+_TOGETHER: Final = 8  # levels pruned in one sweep
 
 
 class Bank:
@@ -46,27 +50,50 @@ class Bank:
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
-        made = self._prune(self._linears[name], level)
-        self._kept[key] = made
-        self._bytes += made.nbytes
+        made = self._prune(self._linears[name], self._together(name, level))
+        for other, weight in made.items():
+            self._keep((name, other), weight)
+        self._keep(key, made[level])  # last, so that it is the last to go
+        return made[level]
+
+    def _together(self, name: str, level: int) -> list[int]:
+        """The levels to prune now: this one, and on a GPU its neighbours too if the pruner has a way to do several at once."""
+        first = level - level % _TOGETHER
+        if level == 0 or self._device.type != "cuda" or not hasattr(self._pruner, "prune_levels"):
+            return [level]
+        near = range(max(1, first), first + _TOGETHER)
+        return [one for one in near if (name, one) not in self._kept and one * self._step <= 1.0]
+
+    def _keep(self, key: tuple[str, int], weight: Tensor) -> None:
+        if key not in self._kept:
+            self._kept[key] = weight
+            self._bytes += weight.nbytes
+        self._kept.move_to_end(key)
         while self._bytes > self._limit and len(self._kept) > 1:
             _, oldest = self._kept.popitem(last=False)
             self._bytes -= oldest.nbytes
-        return made
 
-    def _prune(self, linear: Linear, level: int) -> Tensor:
+    def _prune(self, linear: Linear, levels: list[int]) -> dict[int, Tensor]:
         stored = as_tensor(read_weight(self._checkpoint, linear))
         self._checkpoint.release()
         dense = stored.to(self._device).float()
-        if level > 0:
-            statistics = _on(self._statistics.get(linear.name, Statistics()), self._device)
-            try:
-                with exact_float32():
-                    dense = self._pruner.prune(dense, Unstructured(min(1.0, level * self._step)), statistics)
-            except InputError as error:
-                raise InputError(f"{linear.name}: {error}") from error
-            self.pruned += 1
-        return (dense.T if linear.transposed else dense).to(stored.dtype).contiguous()
+        found = {0: dense} if levels == [0] else self._pruned(linear.name, dense, levels)
+        turned = {level: weight.T if linear.transposed else weight for level, weight in found.items()}
+        return {level: weight.to(stored.dtype).contiguous() for level, weight in turned.items()}
+
+    def _pruned(self, name: str, dense: Tensor, levels: list[int]) -> dict[int, Tensor]:
+        statistics = _on(self._statistics.get(name, Statistics()), self._device)
+        sparsities = [min(1.0, level * self._step) for level in levels]
+        several = getattr(self._pruner, "prune_levels", None)
+        self.pruned += len(levels)
+        try:
+            with exact_float32():
+                if several is not None and len(levels) > 1:
+                    return dict(zip(levels, several(dense, sparsities, statistics), strict=True))
+                made = [self._pruner.prune(dense, Unstructured(one), statistics) for one in sparsities]
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
+        return dict(zip(levels, made, strict=True))
 
 
 def bytes_of(statistics: Mapping[str, Statistics]) -> int:

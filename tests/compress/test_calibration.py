@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tailcut.compress.calibration import Calibration, draw
+from tailcut.compress.calibration import Calibration, draw, draw_apart
 from tailcut.compress.tokens import encode
 from tailcut.errors import InputError, MissingEnvironmentError
 
@@ -32,6 +32,26 @@ def test_the_seed_decides_and_the_hash_tells(tiny_model: TinyModel, text: Path) 
     assert np.array_equal(a.tokens, b.tokens)
     assert a.sha256 == b.sha256 != c.sha256
     assert a.text_sha256 == c.text_sha256
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_windows_drawn_apart_share_no_token(seed: int, tiny_model: TinyModel, tmp_path: Path) -> None:
+    """In a text of rising numbers every window says where it stands."""
+    places = "".join(f"{number:04d}" for number in range(300))
+    (tmp_path / "t.txt").write_text(places)
+    calibration = Calibration(str(tmp_path / "t.txt"), samples=4, seqlen=40, seed=seed)
+    drawn, apart = draw_apart(calibration, tiny_model("llama"), 128, 100)
+    assert np.array_equal(drawn.tokens, draw(calibration, tiny_model("llama"), 128).tokens)
+    ids, _ = encode(tiny_model("llama"), places + "\n")
+    starts = {tuple(ids[start : start + 40]): start for start in range(len(ids) - 39)}
+    of_drawn = [starts[tuple(window)] for window in drawn.tokens.tolist()]
+    of_apart = [starts[tuple(window)] for window in apart.tokens.tolist()]
+    covered = {place for start in of_drawn for place in range(start, start + 40)}
+    taken = [place for start in of_apart for place in range(start, start + 40)]
+    assert len(set(taken)) == len(taken)
+    assert not covered & set(taken)
+    few, _ = draw_apart(calibration, tiny_model("llama"), 128, 2)[::-1]
+    assert np.array_equal(few.tokens, apart.tokens[:2])  # the same order, however many are asked for
 
 
 @pytest.mark.parametrize(("asked", "limit", "got"), [(64, 32, 32), (10, 128, 10), (5000, 10**6, 2048)])

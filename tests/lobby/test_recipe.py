@@ -32,6 +32,11 @@ def test_what_rounds_the_weights() -> None:
     assert make_recipe({"model": "m", "bits": 4}, "x").rounds  # integer kernels round activations
 
 
+def test_which_allocators_search() -> None:
+    assert make_recipe({"model": "m", "allocator": "auto", "minutes": 3.0}, "x").searches
+    assert not make_recipe({"model": "m", "allocator": "owl"}, "x").searches
+
+
 def test_pattern_fixes_the_budget() -> None:
     assert make_recipe({"model": "m", "pattern": "2:4"}, "x").budget() == Budget(0.5, 0.99, NM(2, 4))
     assert make_recipe({"model": "m", "pattern": "1:4"}, "x").budget().sparsity == 0.75
@@ -57,6 +62,8 @@ def test_paths_become_absolute_and_names_stay(tmp_path: Path, monkeypatch: pytes
         ("model: m\npruner: os.system\n", r"unknown pruner 'os\.system'; choose one of"),
         ("model: m\nquantiser: os.system\n", r"unknown quantiser 'os\.system'; choose one of gptq, joint, rtn"),
         ("model: m\nallocator: ../../x\n", r"unknown allocator"),
+        ("model: m\nallocator: atuo\n", r"unknown allocator 'atuo'; choose one of alpha, als, atp, auto"),
+        ("model: m\nallocator: owl\nminutes: 3\n", r"minutes and evaluations are of a search"),
         ("model: m\nengines: [tensorflow]\n", r"unknown engine 'tensorflow'"),
         ("model: m\nweights: int3\n", r"field weights"),
         ("model: m\nhead: float16\n", r"field head"),

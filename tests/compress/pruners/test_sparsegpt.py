@@ -5,7 +5,7 @@ import torch
 
 from tailcut.allocation import NM, Unstructured
 from tailcut.compress.pruners import magnitude, wanda
-from tailcut.compress.pruners.sparsegpt import BLOCK, DAMPING, inverse_factor, prune
+from tailcut.compress.pruners.sparsegpt import BLOCK, DAMPING, inverse_factor, prune, prune_levels
 from tailcut.compress.statistics import Statistics
 from tailcut.errors import InputError
 
@@ -171,3 +171,19 @@ def test_groups_are_exact_whatever_the_width(columns: int, pattern: NM) -> None:
     weight = torch.randn(3, columns, generator=torch.Generator().manual_seed(5))
     pruned = prune(weight, pattern, stats_of(random_hessian(columns, 1, 600)))
     assert ((pruned != 0).reshape(3, -1, 4).sum(-1) == pattern.keep).all()
+
+
+def test_several_sparsities_in_one_sweep_are_those_of_one_each() -> None:
+    """More columns than a block, so that corrections cross blocks."""
+    columns = BLOCK + 40
+    weight = torch.randn(24, columns, generator=torch.Generator().manual_seed(5))
+    stats, before = stats_of(random_hessian(columns, 6)), weight.clone()
+    sparsities = (0.2, 0.5, 0.7, 0.9)
+    together = prune_levels(weight, sparsities, stats)
+    assert torch.equal(weight, before)
+    for sparsity, made in zip(sparsities, together, strict=True):
+        alone = prune(weight, Unstructured(sparsity), stats)
+        assert int((made == 0).sum()) == int(24 * columns * sparsity + 1e-6)
+        # matrices of other shapes may sum in another order; a weight that changes sides by that is possible, none did here
+        assert torch.equal(made == 0, alone == 0)
+        assert torch.allclose(made, alone, rtol=1e-4, atol=1e-5)

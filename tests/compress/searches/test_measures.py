@@ -1,0 +1,116 @@
+"""The quick and the slow measure against transformers' own forward pass, for every family."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tailcut.allocation import Allocation, Budget, LayerPlan, LayerScore, LayerScores, Unstructured
+from tailcut.checkpoint import Checkpoint
+from tailcut.compress.calibration import Calibration
+from tailcut.compress.discovery import find_linears
+from tailcut.compress.run import compress
+from tailcut.compress.searches import Effort, Task
+from tailcut.compress.searches._grid import Grid, make_grid
+from tailcut.compress.searches._prepare import Subject, examine, prepare
+from tailcut.errors import InputError
+from tailcut.progress import silent
+
+TinyModel = Callable[..., Path]
+EFFORT = Effort(evaluations=10, tokens=(48, 96, 144), final_tokens=72)
+
+
+def bare_scores(directory: Path) -> LayerScores:
+    linears = find_linears(Checkpoint(directory))
+    return LayerScores("model", tuple(LayerScore(one.name, one.block, one.shape, {}) for one in linears), 1)
+
+
+def prepared(directory: Path, calibration: Calibration, pruner: str) -> tuple[Subject, Grid, Any, Any]:
+    scores, budget = bare_scores(directory), Budget(0.5)
+    subject = examine(Task(directory, scores, budget, pruner, calibration, EFFORT, "cpu"), {})
+    grid = make_grid(scores, budget, EFFORT.step)
+    return subject, grid, *prepare(subject, grid, silent)
+
+
+def model_of(directory: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+
+
+def logits_of(model: Any, tokens: np.ndarray) -> torch.Tensor:
+    with torch.no_grad():
+        logits: torch.Tensor = model(input_ids=torch.from_numpy(tokens.copy()), use_cache=False).logits
+    return logits.double()
+
+
+def divergence(dense: Any, cut: Any, tokens: np.ndarray) -> float:
+    """KL in float64 from transformers' logits."""
+    p, q = (torch.log_softmax(logits_of(model, tokens), -1) for model in (dense, cut))
+    return float((p.exp() * (p - q)).sum(-1).mean())
+
+
+def other_levels(grid: Grid) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 40, len(grid.names))
+
+
+def test_quick_divergence_is_that_of_the_pruned_model(
+    family: str, tiny_model: TinyModel, calibration: Calibration
+) -> None:
+    directory = tiny_model(family)
+    subject, grid, proxy, _ = prepared(directory, calibration, "magnitude")
+    dense, cut = model_of(directory), model_of(directory)
+    levels = other_levels(grid)
+    for name, level in zip(grid.names, levels.tolist(), strict=True):
+        weight = cut.get_submodule(name).weight.data  # magnitude ranks the whole matrix: its layout does not matter
+        count = int(weight.numel() * level * grid.step + 1e-6)
+        weight.view(-1)[weight.abs().flatten().argsort(stable=True)[:count]] = 0.0
+    wanted = divergence(dense, cut, subject.texts.search)
+    every = range(proxy.batches)
+    # float32 forward passes of three tiny blocks against float64 sums of float32 logits
+    assert proxy.divergence(levels, every) == pytest.approx(wanted, rel=1e-3, abs=1e-6)
+    assert proxy.divergence(np.zeros_like(levels), every) == pytest.approx(0.0, abs=1e-6)
+    assert proxy.divergence(levels, every) == pytest.approx(wanted, rel=1e-3, abs=1e-6)  # back where it was
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("pruner", ["wanda", "sparsegpt"])
+def test_slow_divergence_is_that_of_the_compressed_directory(
+    kind: str, pruner: str, tiny_model: TinyModel, calibration: Calibration, tmp_path: Path
+) -> None:
+    directory = tiny_model(kind)
+    subject, grid, _, finals = prepared(directory, calibration, pruner)
+    plans = {name: LayerPlan(Unstructured(0.3 + 0.4 * (place % 2))) for place, name in enumerate(grid.names)}
+    allocation = Allocation(plans, {"allocator": "test"})
+    compress(directory, allocation, tmp_path / "cut", pruner=pruner, calibration=calibration, device="cpu")
+    wanted = divergence(model_of(directory), model_of(tmp_path / "cut"), subject.texts.final)
+    assert finals.divergence(allocation, silent, "plan") == pytest.approx(wanted, rel=1e-3)
+    assert finals.divergence(allocation, silent, "plan") == pytest.approx(wanted, rel=1e-3)  # not moved by the first
+
+
+def test_no_token_is_in_two_texts(tiny_model: TinyModel, calibration: Calibration) -> None:
+    subject, *_ = prepared(tiny_model("llama"), calibration, "magnitude")
+    texts = subject.texts
+    assert texts.search.shape == (6, 24)
+    assert texts.final.shape == (3, 24)
+    assert texts.fidelities == (1, 2, 3)
+    parts = [texts.calibration.tokens, texts.search, texts.final]
+    assert len({row.tobytes() for part in parts for row in part}) == sum(len(part) for part in parts)
+
+
+def test_a_bank_that_holds_one_matrix_gives_the_same(tiny_model: TinyModel, calibration: Calibration) -> None:
+    _, grid, proxy, _ = prepared(tiny_model("llama"), calibration, "wanda")
+    levels = other_levels(grid)
+    wanted = proxy.divergence(levels, [0])
+    proxy._bank._limit = 1
+    assert proxy.divergence(levels[::-1].copy(), [0]) != wanted
+    assert proxy.divergence(levels, [0]) == wanted
+    assert len(proxy._bank._kept) == 1
+
+
+def test_scores_of_another_model_are_refused(tiny_model: TinyModel, calibration: Calibration) -> None:
+    scores = bare_scores(tiny_model("gpt2"))
+    with pytest.raises(InputError, match="do not name the same matrices"):
+        examine(Task(tiny_model("llama"), scores, Budget(0.5), "wanda", calibration, EFFORT, "cpu"), {})

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from tailcut.allocation import NM, Allocation, Budget, LayerScores, parse_nm
-from tailcut.compress.allocators import Settings, allocate
+from tailcut.compress.allocators import Settings, allocate, metrics_needed
 
 PRUNERS: Final = ("sparsegpt", "wanda")
 SPARSITIES: Final = ("0.7", "0.6", "0.5")
@@ -73,6 +73,16 @@ class Cell:
     @property
     def searches(self) -> bool:
         return VARIANTS[self.variant].allocator in SEARCHES
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Which measurements its plan reads: "spectra", "text"."""
+        if self.searches:
+            return ("spectra", "text")
+        variant = VARIANTS[self.variant]
+        metrics = set(metrics_needed(variant.allocator, variant.settings.metric))
+        kinds = {"spectra": SPECTRA_METRICS, "text": TEXT_METRICS}
+        return tuple(kind for kind, known in kinds.items() if metrics & set(known))
 
     @property
     def pattern(self) -> NM | None:

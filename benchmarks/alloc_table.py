@@ -179,7 +179,8 @@ def tasks_of(wanted: Sequence[Cell], results: Results, models: Sequence[str]) ->
     for cell in wanted:
         if cell.key in results.rows:
             continue
-        needs = [("dense", cell.model), ("spectra", cell.model), ("text", cell.model, str(cell.seed))]
+        makes = {"spectra": ("spectra", cell.model), "text": ("text", cell.model, str(cell.seed))}
+        needs = [("dense", cell.model), *(makes[need] for need in cell.needs)]
         for need in needs:
             if need not in known:
                 known.add(need)

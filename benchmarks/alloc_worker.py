@@ -20,7 +20,8 @@ import torch
 from alloc_cells import SPECTRA_METRICS, TEXT_METRICS, VARIANTS, Cell, cell_of, merged  # beside this script
 
 from tailcut import codec, plugins
-from tailcut.allocation import Allocation, LayerScores
+from tailcut.allocation import Allocation, LayerScore, LayerScores
+from tailcut.bitmask import Array
 from tailcut.checkpoint import Checkpoint
 from tailcut.compress.blocks import Stream, max_positions, open_stream
 from tailcut.compress.calibration import Calibration, draw
@@ -63,12 +64,30 @@ class Setup:
         return Calibration(self.calibration, self.samples, self.seqlen, seed)
 
 
+class Kept(Checkpoint):
+    """A checkpoint whose tensors stay in memory: a worker reads each of them three times a cell."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self._kept: dict[str, Array] = {}
+
+    def read(self, name: str) -> Array:
+        if name not in self._kept:
+            self._kept[name] = np.array(super().read(name))
+            super().release()
+        return self._kept[name]
+
+    def release(self) -> None:
+        """Nothing is mapped that was kept."""
+
+
 class Model:
     """A dense model in this worker: its embeddings and head, the streams in front of block 0, its dense end."""
 
     def __init__(self, setup: Setup, name: str) -> None:
         self.setup, self.name = setup, name
-        checkpoint = Checkpoint(Path(setup.models[name]))
+        checkpoint = Kept(Path(setup.models[name]))
+        self.fingerprint = checkpoint.fingerprint()
         self.skeleton = build_skeleton(checkpoint)
         self.weights = Weights(checkpoint, self.skeleton, resolve_device(setup.device), torch.float32)
         self.weights.load_rest()
@@ -112,9 +131,14 @@ class Model:
             self._end = Finished(self.weights, Stream(batches, self._test.tape, self._test.device))
         return self._end
 
-    def scores(self, seed: int) -> LayerScores:
-        files = (self.setup.file(self.name, part) for part in ("spectra.json", f"text{seed}.json"))
-        return merged(*(codec.load(LayerScores, file) for file in files))
+    def scores(self, cell: Cell) -> LayerScores:
+        """What the cell's plan reads; at least the shapes."""
+        layers = tuple(LayerScore(linear.name, linear.block, linear.shape, {}) for linear in self.linears)
+        found = LayerScores(self.fingerprint, layers, self.weights.checkpoint.total_parameters())
+        files = {"spectra": "spectra.json", "text": f"text{cell.seed}.json"}
+        for need in cell.needs:
+            found = merged(found, codec.load(LayerScores, self.setup.file(self.name, files[need])))
+        return found
 
 
 class Worker:
@@ -159,7 +183,7 @@ class Worker:
         nats, _ = window_losses(end, end, model.windows)
         _save(self.setup.file(name, "dense.npy"), torch.cat([batch.cpu() for batch in stream.batches]).numpy())
         facts = {
-            "fingerprint": model.weights.checkpoint.fingerprint(),
+            "fingerprint": model.fingerprint,
             "parameters": model.weights.checkpoint.total_parameters(),
             "windows": len(model.windows),
         }
@@ -168,7 +192,7 @@ class Worker:
     def cell(self, cell: Cell) -> dict[str, Any]:
         model = self.model(cell.model)
         began = time.perf_counter()
-        allocation = self.search(cell, model) if cell.searches else cell.plan(model.scores(cell.seed))
+        allocation = self.search(cell, model) if cell.searches else cell.plan(model.scores(cell))
         planned = time.perf_counter()
         row, end = cut(model, allocation, cell)
         finished = time.perf_counter()
@@ -190,7 +214,7 @@ class Worker:
             effort = searches.Effort(evaluations=self.setup.search_evaluations)
         task = searches.Task(
             model=Path(self.setup.models[cell.model]),
-            scores=model.scores(cell.seed),
+            scores=model.scores(cell),
             budget=cell.budget,
             pruner=cell.pruner,
             calibration=self.setup.drawn_by(cell.seed),

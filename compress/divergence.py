@@ -25,7 +25,8 @@ from tailcut.progress import Reporter, silent
 from tailcut.windows import Tokens
 
 Floats = npt.NDArray[np.float64]
-_LOGITS: Final = 1 << 25  # logits of one model held at once (128 MB float32); about six such arrays are alive
+# logits of one model held at once (128 and 512 MB float32), of which about six arrays are alive; few calls for a GPU
+_LOGITS: Final = {"cpu": 1 << 25, "cuda": 1 << 27}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ def window_losses(model: Finished, reference: Finished, windows: Tokens) -> tupl
 def _batch_losses(model: Finished, reference: Finished, tokens: Tokens, ours: Tensor, theirs: Tensor) -> Tensor:
     """One batch [windows, context, hidden] twice -> float64 [2, windows]."""
     device, length = model.weights.device, tokens.shape[1]
-    chunk = max(1, _LOGITS // (model.vocabulary * len(tokens)))
+    chunk = max(1, _LOGITS[device.type] // (model.vocabulary * len(tokens)))
     sums = torch.zeros(2, len(tokens), dtype=torch.float64, device=device)
     for start in range(0, length - 1, chunk):
         positions = torch.arange(start, min(start + chunk, length - 1))

@@ -15,6 +15,7 @@ lies in --work and is made again where it is absent. A cell whose worker fails i
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -232,7 +233,7 @@ def run(options: argparse.Namespace) -> None:
         "search": options.search_evaluations or options.search_minutes,
     }
     described.pop("device")
-    machine = asdict(describe_machine()) | {"commit": options.commit or commit(Path(__file__).parent)}
+    machine = asdict(describe_machine()) | {"commit": options.commit or commit(Path(__file__).parents[1])}
     names = {"text": options.text.name, "calibration": options.calibration.name}
     head = {"what": "allocators after one-shot pruning, no recovery", "machine": machine, "names": names}
     options.work.mkdir(parents=True, exist_ok=True)
@@ -251,8 +252,11 @@ def run(options: argparse.Namespace) -> None:
         "search_minutes": options.search_minutes,
         "search_evaluations": options.search_evaluations,
     }
-    _work(queue, results, options, shared, {"commit": machine["commit"]})
-    results.save()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # `timeout` ends a call as Ctrl-C does, with the file saved
+    try:
+        _work(queue, results, options, shared, {"commit": machine["commit"]})
+    finally:
+        results.save()
     left = sum(cell.key not in results.rows for cell in wanted)
     print(f"{len(wanted) - left} of {len(wanted)} cells measured, {left} open; {options.output}", flush=True)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import alloc_bits_table  # beside this script
+import alloc_table_render
 import cpu_decode
 import cpu_engines
 import cpu_engines_table
@@ -178,6 +179,16 @@ def gpu_tests() -> str:
     return f"{counts} in {data['seconds']:.0f} s on {data['gpu']['name']}, commit {data['machine']['commit']}."
 
 
+def alloc_table() -> str:
+    """Every allocator, pruner and sparsity, beside uniform."""
+    return alloc_table_render.render(json.loads((RESULTS / "alloc_table.json").read_bytes()))
+
+
+def alloc_table_outliers() -> str:
+    """How much of those differences a few windows make."""
+    return alloc_table_render.render_outliers(json.loads((RESULTS / "alloc_table.json").read_bytes()))
+
+
 def demo() -> str:
     """What the last `make demo` run printed, from the files that it wrote."""
     data = json.loads((RESULTS / "cpu_demo.json").read_bytes())
@@ -210,6 +221,8 @@ def demo() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "quality": quality,
+    "alloc_table": alloc_table,
+    "alloc_table_outliers": alloc_table_outliers,
     "alloc_bits": bits,
     "alloc_zero_shot": zero_shot,
     "cpu_decode": decode,

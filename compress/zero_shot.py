@@ -7,6 +7,7 @@ memory, so that nothing asks the network and no cache is written.
 Answers of each model and task are kept beside the output (`<out>.work/`) as they come, so that an interrupted run goes on.
 """
 
+import gc
 import hashlib
 import json
 import logging
@@ -67,12 +68,7 @@ def zero_shot(
     work = Path(f"{out}.work")
     with _quiet(), full_disk_is_clear(out):
         found = tuple(
-            ModelAnswers(
-                name,
-                checkpoint.fingerprint(),
-                _sparsity(checkpoint.directory),
-                _answers(checkpoint, asked, work, options, _named(report, name)),
-            )
+            _answers(name, checkpoint, asked, work, options, _named(report, name))
             for name, checkpoint in zip(names, checkpoints, strict=True)
         )
         files = {whole.task: _file(whole, part) for whole, part in zip(tasks, asked, strict=True)}
@@ -87,10 +83,11 @@ def forget_work(out: Path) -> None:
 
 
 def _answers(
-    checkpoint: Checkpoint, tasks: Sequence[Items], work: Path, options: Options, report: Reporter
-) -> dict[str, Right]:
+    name: str, checkpoint: Checkpoint, tasks: Sequence[Items], work: Path, options: Options, report: Reporter
+) -> ModelAnswers:
     """One model on every task; the model is loaded only if an answer is missing."""
-    places = {items.task: work / f"{_key(checkpoint, items, options)}.json" for items in tasks}
+    fingerprint, manifest = checkpoint.fingerprint(), try_manifest(checkpoint.directory)
+    places = {items.task: work / f"{_key(fingerprint, items, options)}.json" for items in tasks}
     right = {task: json.loads(place.read_bytes()) for task, place in places.items() if place.is_file()}
     missing = [items for items in tasks if items.task not in right]
     if missing:
@@ -99,12 +96,15 @@ def _answers(
             for items in missing:
                 right[items.task] = _ask(model, items, report)
                 write_file(places[items.task], json.dumps(right[items.task]).encode())
-    return {items.task: right[items.task] for items in tasks}
+            del model
+            gc.collect()  # it holds itself through `_telling`; the next model needs its memory
+    sparsity = None if manifest is None else manifest.sparsity
+    return ModelAnswers(name, fingerprint, sparsity, {items.task: right[items.task] for items in tasks})
 
 
-def _key(checkpoint: Checkpoint, items: Items, options: Options) -> str:
+def _key(fingerprint: str, items: Items, options: Options) -> str:
     """What decides the answers to one task: model, items, arithmetic, versions."""
-    facts = [checkpoint.fingerprint(), items.task, items.sha256, len(items.rows), options.dtype, options.batch]
+    facts = [fingerprint, items.task, items.sha256, len(items.rows), options.dtype, options.batch]
     facts += [resolve_device(options.device), _versions()]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -142,11 +142,11 @@ def _definition(items: Items) -> dict[str, Any]:
 def _telling(ask: Any, task: str, report: Reporter) -> Any:  # noqa: ANN401  (a bound method of lm-eval)
     """The model's own log-likelihoods, a part of the requests at a time."""
 
-    def loglikelihood(requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+    def loglikelihood(requests: list[Any]) -> list[tuple[float, bool]]:
         answers: list[tuple[float, bool]] = []
         for start in range(0, len(requests), _AT_ONCE):
             report("zero-shot", start, len(requests), task)
-            answers += ask(requests[start : start + _AT_ONCE], disable_tqdm=disable_tqdm or True)
+            answers += ask(requests[start : start + _AT_ONCE], disable_tqdm=True)
         report("zero-shot", len(requests), len(requests), task)
         return answers
 
@@ -196,11 +196,6 @@ def _named(report: Reporter, model: str) -> Reporter:
         report(f"{model} {note}" if stage == "zero-shot" else stage, done, total, "requests")
 
     return tell
-
-
-def _sparsity(directory: Path) -> float | None:
-    manifest = try_manifest(directory)
-    return None if manifest is None else manifest.sparsity
 
 
 def _file(items: Items, asked: Items) -> TaskFile:

@@ -37,7 +37,7 @@ from tailcut.compress.discovery import Linear, linears_of_skeleton
 from tailcut.compress.measure import measure
 from tailcut.compress.models import ModelSettings, synthetic_llama
 from tailcut.compress.pruners import Pruner
-from tailcut.compress.resident import Weights
+from tailcut.compress.resident import Weights, forward_dtype
 from tailcut.compress.skeleton import build_skeleton
 from tailcut.files import write_file
 from tailcut.progress import silent
@@ -96,7 +96,7 @@ def prune(model: Path, work: Path, name: str, pattern: Pattern, options: argpars
             skeleton = build_skeleton(checkpoint)
             linears = linears_of_skeleton(checkpoint, skeleton)
         allocation = Allocation({linear.name: LayerPlan(pattern) for linear in linears}, {})
-        weights = Weights(checkpoint, skeleton, options.device, torch.float32)
+        weights = Weights(checkpoint, skeleton, options.device, forward_dtype(options.forward))
         vocabulary = int(checkpoint.config["vocab_size"])
         tokens = np.random.default_rng(0).integers(0, vocabulary, (options.samples, options.seqlen), np.int64)
         with clock.stage("open the stream"):
@@ -176,6 +176,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             "like": options.like,
             "blocks": options.blocks,
             "tokens": [options.samples, options.seqlen],
+            "forward": options.forward,
         }
         if not options.no_spectra:
             content["spectra"] = spectra(model, work, options.device)
@@ -199,7 +200,7 @@ def render(content: dict[str, Any]) -> str:
         lines.append(_row(f"{entry['pruner']} {entry['pattern']}", entry, block, blocks))
     samples, length = content["tokens"]
     note = (
-        f"{content['gpu'].get('name', 'CPU')}, {samples} x {length} random calibration tokens, float32 arithmetic, "
+        f"{content['gpu'].get('name', 'CPU')}, {samples} x {length} random calibration tokens, passes over them in {content.get('forward', 'float32')}, "
         f"commit {content['machine']['commit']}."
     )
     return "\n".join([*lines, "", note])
@@ -229,6 +230,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     action.add_argument("--samples", type=int, default=128)
     action.add_argument("--seqlen", type=int, default=2048)
     action.add_argument("--pruners", type=lambda text: [_pruner(part) for part in text.split(",")], default=None)
+    action.add_argument("--forward", default="float32", choices=("float32", "bfloat16"), help="passes over the tokens")
     action.add_argument("--no-spectra", action="store_true")
     action.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     action.add_argument("--work", type=Path, default=None, help="where the model is written (default: the system's)")

@@ -20,7 +20,7 @@ from tailcut.compress.discovery import Linear, linears_of_skeleton
 from tailcut.compress.masks import require_divisible
 from tailcut.compress.pruners import Pruner
 from tailcut.compress.quantisers import Quantiser
-from tailcut.compress.resident import Weights
+from tailcut.compress.resident import Forward, Weights, forward_dtype
 from tailcut.compress.skeleton import build_skeleton
 from tailcut.compress.spectra import resolve_device
 from tailcut.errors import InputError
@@ -76,6 +76,7 @@ class Job:
             "quantiser": [self.quantiser_name, self.method.clip],
             "tokens": self.tokens.sha256 if self.tokens else None,
             "device": self.weights.device.type,
+            "forward": str(self.weights.dtype),
             "versions": [__version__, torch.__version__, transformers.__version__],
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -103,9 +104,10 @@ def prepare(
     calibration: Calibration,
     device: str,
     report: Reporter,
+    forward: Forward = "float32",
 ) -> Job:
     """Every check that needs no output, so that a wrong input fails before anything is written."""
-    where = resolve_device(device)
+    where, dtype = resolve_device(device), forward_dtype(forward)
     checkpoint = Checkpoint(model_dir)
     skeleton = build_skeleton(checkpoint)
     linears = linears_of_skeleton(checkpoint, skeleton)
@@ -117,7 +119,7 @@ def prepare(
         report("check", number + 1, len(checkpoint.names), name)
         checkpoint.read_finite(name)
         checkpoint.release()
-    weights = Weights(checkpoint, skeleton, where, torch.float32)
+    weights = Weights(checkpoint, skeleton, where, dtype)
     return Job(weights, linears, allocation, *names, method, calibration, tokens, checkpoint.fingerprint())
 
 

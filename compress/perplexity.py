@@ -5,7 +5,7 @@ head. float32 by default; bfloat16 is faster on a GPU and moves perplexity by ab
 """
 
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from tailcut.checkpoint import Checkpoint
 from tailcut.compress.blocks import Stream, finish, open_stream
-from tailcut.compress.resident import Weights
+from tailcut.compress.resident import Forward, Weights, forward_dtype
 from tailcut.compress.skeleton import build_skeleton
 from tailcut.compress.spectra import resolve_device
 from tailcut.compress.statistics import exact_float32
@@ -22,7 +22,6 @@ from tailcut.compress.tokens import encode
 from tailcut.progress import Reporter, silent
 from tailcut.windows import EvalText, Tokens, split_windows
 
-Precision = Literal["float32", "bfloat16"]
 _LOGITS: Final = 1 << 26  # logits held at once (256 MB float32)
 _ACTIVATIONS: Final = 1 << 30  # hidden values held at once (4 GB float32); longer texts go in several sweeps
 
@@ -39,13 +38,12 @@ def directory_nll(
     *,
     device: str = "auto",
     batch: int = 1,
-    precision: Precision = "float32",
+    precision: Forward = "float32",
     report: Reporter = silent,
 ) -> npt.NDArray[np.float64]:
     """Windows int64 [windows, context] -> sum of nats per window over all positions but the first, float64 [windows]."""
     checkpoint = Checkpoint(model_dir)
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    weights = Weights(checkpoint, build_skeleton(checkpoint), resolve_device(device), dtype)
+    weights = Weights(checkpoint, build_skeleton(checkpoint), resolve_device(device), forward_dtype(precision))
     weights.load_rest()
     width = int(weights.skeleton.model.config.get_text_config(decoder=True).hidden_size)
     at_once = max(batch, _ACTIVATIONS // (windows.shape[1] * width))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final, Literal, get_args
 
 import ml_dtypes
 import numpy as np
@@ -12,6 +12,17 @@ from torch import Tensor, nn
 from tailcut.bitmask import Array
 from tailcut.checkpoint import Checkpoint
 from tailcut.compress.skeleton import Skeleton, TensorNames, head_tensor
+from tailcut.errors import InputError
+
+Forward = Literal["float32", "bfloat16"]  # arithmetic of passes over text; pruning itself is always in float32
+_DTYPES: Final[Mapping[str, torch.dtype]] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def forward_dtype(name: str) -> torch.dtype:
+    """The dtype of a `Forward`; InputError for other names."""
+    if name not in _DTYPES:
+        raise InputError(f"passes over text are computed in {' or '.join(get_args(Forward))}, got {name!r}")
+    return _DTYPES[name]
 
 
 class Weights:

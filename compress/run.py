@@ -25,6 +25,7 @@ from tailcut.compress.cutting import cut_block
 from tailcut.compress.job import Job, choose, prepare
 from tailcut.compress.journal import Found, Journal, open_journal
 from tailcut.compress.packing import pack_into
+from tailcut.compress.resident import Forward
 from tailcut.errors import MissingEnvironmentError
 from tailcut.files import require_absent
 from tailcut.manifest import Manifest, RealisedLayer, file_entries, read_manifest, try_manifest, write_manifest
@@ -42,18 +43,20 @@ def compress(
     clip: bool = True,
     calibration: Calibration,
     device: str = "auto",
+    forward: Forward = "float32",
     pack: bool = False,
     report: Reporter = silent,
 ) -> Manifest:
     """Cut the model as the allocation says and write a Hugging Face directory with a manifest to `out`.
 
     `quantiser` rounds the matrices whose plans have bits; `clip` searches their scales below 8 bits by squared error.
-    `pack` stores the cut matrices bitmask-packed: smaller, but only tailcut reads it back (`tailcut unpack`).
+    `forward` is the arithmetic of the passes over calibration text (bfloat16: faster on a GPU); statistics and pruning stay
+    in float32. `pack` stores the cut matrices bitmask-packed: smaller, but only tailcut reads it back (`tailcut unpack`).
     """
     require_absent(out)
     method = choose(allocation, pruner, quantiser, clip)
     names = pruner, quantiser if method.quantiser else None
-    job = prepare(model_dir, allocation, names, method, calibration, device, report)
+    job = prepare(model_dir, allocation, names, method, calibration, device, report, forward)
     _require_disk(job, out, pack)
     journal, found = open_journal(out, job.fingerprint())
     _tell(job, journal, found, report)
@@ -180,6 +183,7 @@ def _details(job: Job) -> Mapping[str, str | int | float | bool | None]:
     if job.tokens is None:
         return details
     return details | {
+        "forward": str(job.weights.dtype).removeprefix("torch."),
         "calibration": job.tokens.name,
         "calibration_text_sha256": job.tokens.text_sha256,
         "calibration_tokens_sha256": job.tokens.sha256,

@@ -80,7 +80,8 @@ def prune_levels(weight: Tensor, sparsities: Sequence[float], stats: Statistics)
     with exact_float32():
         factor = inverse_factor(stats.hessian)
         sweep(stacked, factor, dead, tuple(Unstructured(one) for one in sparsities))
-    return [part.clone() for part in stacked.split(len(weight))]  # each may be let go by itself
+    parts = stacked.view(len(sparsities), *weight.shape).unbind()
+    return [part.clone() for part in parts]  # each may be let go by itself
 
 
 def inverse_factor(hessian: Tensor) -> Tensor:

@@ -108,7 +108,7 @@ _SEARCHING = ("minutes", "evaluations")  # a search prunes, too: what decides th
 _SETTINGS: dict[str, tuple[str, ...]] = {
     "measure": ("device",),  # and the metrics, and with some of them the calibration text
     "allocate": ("sparsity", "pattern", "allocator", "cap", "bits", "bit_choices", "speedup", *_SHAPING),
-    "compress": ("pruner", "quantiser", "calibration", "samples", "seqlen", "seed", "device"),
+    "compress": ("pruner", "quantiser", "calibration", "samples", "seqlen", "seed", "device", "forward"),
     "export": ("engines", "context", "prompt_tokens", "weights", "head", "activation_bits", "kv_cache"),
     "quality": ("text", "text_context", "windows", "device"),
     "bench": ("engines", "threads", "prompt_tokens", "context", "new_tokens", "blocks", "seed"),
@@ -218,6 +218,7 @@ def _compress(state: Run) -> None:
         quantiser=recipe.quantiser,
         calibration=_calibration(recipe),
         device=recipe.device,
+        forward=recipe.forward,
         report=state.report,
     )
 

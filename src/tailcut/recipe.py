@@ -61,6 +61,7 @@ class Recipe:
     seqlen: int = 512
     seed: int = 0
     device: str = "auto"
+    forward: Literal["float32", "bfloat16"] = "float32"  # passes over calibration text
     # the package
     weights: Precision = "float32"
     head: HeadPrecision | None = None  # output head and token embedding; None: as the weights, int8 beside int4

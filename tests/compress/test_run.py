@@ -33,6 +33,11 @@ def zeros_of(directory: Path) -> dict[str, float]:
     }
 
 
+def zero_masks(directory: Path) -> list[np.ndarray[Any, Any]]:
+    checkpoint = Checkpoint(directory)
+    return [float32(read_weight(checkpoint, linear)) == 0 for linear in find_linears(checkpoint)]
+
+
 @pytest.mark.parametrize("pruner", PRUNERS)
 def test_every_family_with_every_pruner(
     family: str, pruner: str, tiny_model: TinyModel, allocate: Allocate, calibration: Calibration, tmp_path: Path
@@ -181,6 +186,31 @@ def test_nm_that_does_not_divide_names_the_layer(
 ) -> None:
     plan = allocate(tiny_model("llama"), half, {"layers.1.self_attn.o_proj": NM(2, 5)})
     refuse(tiny_model("llama"), tmp_path, plan, calibration, r"layers\.1\.self_attn\.o_proj: 2:5 needs .* got 32")
+
+
+def test_passes_in_bfloat16_move_few_choices(
+    family: str, tiny_model: TinyModel, allocate: Allocate, calibration: Calibration, half: Unstructured, tmp_path: Path
+) -> None:
+    source = tiny_model(family)
+    plan = allocate(source, half)
+    made = [
+        compress(source, plan, tmp_path / forward, pruner="wanda", calibration=calibration, forward=forward)
+        for forward in ("float32", "bfloat16")
+    ]
+    assert [manifest.details["forward"] for manifest in made] == ["float32", "bfloat16"]
+    assert [manifest.sparsity for manifest in made] == [0.5, 0.5]
+    masks = [np.concatenate([mask.ravel() for mask in zero_masks(tmp_path / name)]) for name in ("float32", "bfloat16")]
+    # inputs differ by 2^-9 of themselves a layer, so that only scores next to a row's threshold change sides
+    assert np.mean(masks[0] != masks[1]) < 0.05
+
+
+def test_passes_in_other_arithmetic_are_refused(
+    tiny_model: TinyModel, allocate: Allocate, calibration: Calibration, half: Unstructured, tmp_path: Path
+) -> None:
+    source = tiny_model("llama")
+    wrong: Any = "int8"
+    with pytest.raises(InputError, match="computed in float32 or bfloat16, got 'int8'"):
+        compress(source, allocate(source, half), tmp_path / "out", calibration=calibration, forward=wrong)
 
 
 def test_unknown_pruner_lists_the_choices(

@@ -88,9 +88,10 @@ def _nll(target: Path, tokens: Tokens, device: str, batch: int, precision: str, 
             batch=1, prompt_tokens=length, new_tokens=1, context=length + 1, threads=threads, blocks=1, seed=0
         )
         return package_nll(target, tokens, workload, report, engine_name=engine)
-    from tailcut.compress.perplexity import Precision, directory_nll
+    from tailcut.compress.perplexity import directory_nll
+    from tailcut.compress.resident import Forward
 
-    chosen = cast(Precision, precision)
+    chosen = cast(Forward, precision)
     return directory_nll(target, tokens, device=device, batch=batch, precision=chosen, report=report)
 
 

@@ -29,6 +29,9 @@ def command(
     seqlen: Annotated[int | None, typer.Option(help="Tokens a calibration sequence. [default: 512]")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random. [default: 0]")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda. [default: auto]")] = None,
+    forward: Annotated[
+        str | None, typer.Option(help="Passes over calibration text: float32 or bfloat16. [default: float32]")
+    ] = None,
     weights: Annotated[
         str | None, typer.Option(help="float32, float16, bfloat16, int8 or int4, of both packages. [default: float32]")
     ] = None,

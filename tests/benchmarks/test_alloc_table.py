@@ -145,6 +145,15 @@ def test_a_failing_cell_and_a_dying_worker_are_told_and_stay_open(
     }
 
 
+def test_auto_is_searched_within_its_evaluations(script: Any, words: list[str], tmp_path: Path) -> None:
+    few = ["--variants", "auto", "--pruners", "wanda", "--targets", "0.6", "--seeds", "0", "--search-evaluations", "2"]
+    script.main([*words, *few])
+    row = json.loads((tmp_path / "out.json").read_bytes())["rows"]["tiny auto wanda 0.6 0"]
+    assert row["planned"] == pytest.approx(0.6, abs=1e-6)
+    assert row["provenance"]["allocator"] == "auto"
+    assert len(list((tmp_path / "work").glob("*.search.jsonl"))) == 1
+
+
 def test_cells_that_search_are_not_started_without_the_time_for_it(script: Any) -> None:
     import time
 

@@ -7,6 +7,7 @@
 #include "avx2.h"
 #include "avx2_float.h"
 #include "avx2_panel.h"
+#include "avx2_slots_lanes.h"
 
 namespace tailcut {
 namespace avx2 {
@@ -14,6 +15,7 @@ namespace {
 
 size_t scratch_bytes(const Matrix& w, int64_t m) {
   if (!integer(w)) return float_scratch_bytes(w, m);
+  if (by_places(w, m)) return ByteLanes::bytes(w, m);
   return wide(w, m) ? IntLanes::bytes(w, m) : static_cast<size_t>(m) * activation_bytes(w);
 }
 

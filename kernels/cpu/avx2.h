@@ -11,12 +11,15 @@ namespace tailcut::avx2 {
 
 inline bool integer(const Matrix& w) { return w.kind == Kind::i8 || w.kind == Kind::i4; }
 
-// Above this many rows of x a matrix is expanded once instead of being read once a row of x (from cache).
-constexpr int64_t kSlotsPasses = 24, kDensePasses = 12, kMaskPasses = 6;
+// Above this many rows of x a matrix is not read with a few of them at a time any more (from cache) but once for all:
+// slots by places with rows of x side by side (avx2_slots_lanes.h), other formats by panels (avx2_panel.h).
+constexpr int64_t kSlotsRows = 9, kDensePasses = 12, kMaskPasses = 6;
+
+inline bool by_places(const Matrix& w, int64_t m) { return w.format == Format::slots && m > kSlotsRows; }
 
 // Whether the kernels want x in lanes of int16 (panels) rather than as int8 and its absolute values (one row at a time).
 inline bool wide(const Matrix& w, int64_t m) {
-  return m > (w.format == Format::slots ? kSlotsPasses : w.format == Format::dense ? kDensePasses : kMaskPasses);
+  return w.format != Format::slots && m > (w.format == Format::dense ? kDensePasses : kMaskPasses);
 }
 
 // Whether the kernels want x8 split: dense i4, where one byte of weights is two columns.
@@ -58,8 +61,10 @@ void prepare(const Matrix& w, const float* x, int64_t m, int64_t first, int64_t 
 
 // i8 and i4, formats bitmask and dense: m rows of x (narrow).
 void int_gemv(const Matrix& w, const uint8_t* scratch, int64_t m, float* y, int64_t ldy, int64_t row0, int64_t row1);
-// i8 and i4 slots: m rows of x (narrow).
-void slots_gemv(const Matrix& w, const uint8_t* scratch, int64_t m, float* y, int64_t ldy, int64_t row0, int64_t row1);
+// i8 and i4 slots: one row of x (narrow).
+void slots_gemv(const Matrix& w, const uint8_t* scratch, float* y, int64_t row0, int64_t row1);
+// The same with two or more rows of x, each part of the matrix read once.
+void slots_rows(const Matrix& w, const uint8_t* scratch, int64_t m, float* y, int64_t ldy, int64_t row0, int64_t row1);
 // All of i8 and i4 for any m.
 void int_compute(const Matrix& w, const uint8_t* scratch, int64_t m, float* y, int64_t ldy, int64_t row0, int64_t row1);
 

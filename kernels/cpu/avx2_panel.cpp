@@ -1,4 +1,4 @@
-// i8 and i4 for any number of rows of x. For many: a group of columns of up to 64 rows of W is listed, times all of x.
+// i8 and i4 for any number of rows of x. For many, but for slots: a group of columns of up to 64 rows of W is listed, times all of x.
 
 #if defined(__AVX2__)
 
@@ -7,6 +7,7 @@
 #include "avx2_int_rows.h"
 #include "avx2_panel.h"
 #include "avx2_panel_lanes.h"
+#include "avx2_slots_lanes.h"
 
 namespace tailcut::avx2 {
 namespace {
@@ -75,22 +76,6 @@ class RowGroups {
   const Matrix& w_;
   const int64_t rows_;
   Row<kind, masked> row_[kPanelRows];
-};
-
-class SlotGroups {
- public:
-  SlotGroups(const Matrix& w, int64_t row0, int64_t rows) : w_(w) {
-    for (int64_t first = 0; first < rows; first += kTile)
-      record_[first / kTile] = w.data + w.row_start[(row0 + first) / kTile];
-  }
-  void next(int64_t first, int64_t group, Cells& to) {
-    const uint8_t*& record = record_[first / kTile];
-    record = slots_expand(w_, record, group, to[0]);
-  }
-
- private:
-  const Matrix& w_;
-  const uint8_t* record_[kPanelRows / kTile];
 };
 
 // Some rows of W and blocks of x.
@@ -176,7 +161,6 @@ void panels(const Matrix& w, const IntLanes& x, float* y, int64_t ldy, int64_t r
 
 template <Kind kind>
 void panels_of(const Matrix& w, const IntLanes& x, float* y, int64_t ldy, int64_t row0, int64_t row1) {
-  if (w.format == Format::slots) return panels<SlotGroups>(w, x, y, ldy, row0, row1);
   if (w.format == Format::dense) return panels<RowGroups<kind, false>>(w, x, y, ldy, row0, row1);
   panels<RowGroups<kind, true>>(w, x, y, ldy, row0, row1);
 }
@@ -189,7 +173,9 @@ void int_compute(const Matrix& w, const uint8_t* scratch, int64_t m, float* y, i
     return w.kind == Kind::i8 ? panels_of<Kind::i8>(w, x, y, ldy, row0, row1)
                               : panels_of<Kind::i4>(w, x, y, ldy, row0, row1);
   }
-  if (w.format == Format::slots) return slots_gemv(w, scratch, m, y, ldy, row0, row1);
+  if (by_places(w, m)) return lanes8_compute(w, scratch, m, y, ldy, row0, row1);
+  if (w.format == Format::slots && m > 1) return slots_rows(w, scratch, m, y, ldy, row0, row1);
+  if (w.format == Format::slots) return slots_gemv(w, scratch, y, row0, row1);
   int_gemv(w, scratch, m, y, ldy, row0, row1);
 }
 

@@ -7,6 +7,7 @@
 
 #include "avx2_panel.h"
 #include "avx2_panel_lanes.h"
+#include "avx2_slots_lanes.h"
 
 namespace tailcut::avx2 {
 namespace {
@@ -131,8 +132,30 @@ void panel_prepare(const Matrix& w, const float* x, int64_t m, int64_t first, in
   }
 }
 
+void lanes8_prepare(const Matrix& w, const float* x, int64_t m, int64_t first, int64_t last, uint8_t* scratch) {
+  static thread_local Kept<int8_t> kept;
+  const ByteLanes lanes(w, scratch, m);
+  const int64_t columns = w.groups * kGroup;
+  int8_t* const row = kept.at_least(2 * columns);  // and absolute values, not needed here
+  std::memset(row, 0, static_cast<size_t>(columns));
+  const Target to{row, reinterpret_cast<uint8_t*>(row + columns), nullptr};
+  auto* const scales = const_cast<float*>(lanes.scale);
+  for (int64_t i = first; i < last; ++i) {
+    const int64_t i0 = i / kByteLanes * kByteLanes, place = ByteLanes::place(i - i0);
+    quantise_row(w, x + i * w.cols, to, scales + i, lanes.padded);
+    for (int64_t g = 0; g < w.groups; ++g) {
+      auto* at = const_cast<int8_t*>(lanes.block(g, i0)) + place;
+      for (int64_t c = 0; c < kGroup; ++c, at += 2 * kByteLanes)
+        at[0] = row[g * kGroup + c], at[kByteLanes] = static_cast<int8_t>(-row[g * kGroup + c]);
+    }
+  }
+  for (int64_t i = m; last == m && i < lanes.padded; ++i)
+    for (int64_t g = 0; g < w.groups; ++g) scales[g * lanes.padded + i] = 0.0f;
+}
+
 void prepare(const Matrix& w, const float* x, int64_t m, int64_t first, int64_t last, uint8_t* scratch) {
   if (!integer(w)) return;
+  if (by_places(w, m)) return lanes8_prepare(w, x, m, first, last, scratch);
   if (wide(w, m)) return panel_prepare(w, x, m, first, last, scratch);
   for (int64_t i = first; i < last; ++i) {
     uint8_t* base = scratch + static_cast<size_t>(i) * activation_bytes(w);

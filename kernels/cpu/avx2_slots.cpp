@@ -1,37 +1,21 @@
-// i8 and i4 slots: activations are picked for the weights that are there (see slots.h). 16 rows at a time.
+// i8 and i4 slots, one row of x: activations are picked for the weights that are there (see slots.h). 16 rows at a time.
 //
 // A range is read as two streams side by side, its first and its second half: measured on Zen 3, half of the weights
 // left, one thread, 20 GB/s with one stream, 22 to 23 with two, 19 to 20 with three or four.
 
 #if defined(__AVX2__)
 
-#include "avx2.h"
-#include "slots.h"
+#include "avx2_slots.h"
 
 namespace tailcut::avx2 {
 namespace {
 
-constexpr int kStreams = 2, kAhead = 2048;  // bytes
-
-// always_inline: gcc takes a function that only prefetches for one without effect and drops calls of it
-inline __attribute__((always_inline)) void prefetch(const uint8_t* at) {
-  _mm_prefetch(reinterpret_cast<const char*>(at) + kAhead, _MM_HINT_T0);
-}
-
-struct Sums {
-  __m256i low, high;  // rows 0..7 and 8..15
-};
-
-__m256i load(const void* at) { return _mm256_loadu_si256(static_cast<const __m256i*>(at)); }
+constexpr int kStreams = 2;
 
 // 32 places: weights times the activations their indices pick, added in pairs. No pair saturates: see avx2_int.cpp.
 __m256i products(__m256i window, __m256i indices, __m256i weights) {
   const __m256i x = _mm256_shuffle_epi8(window, indices);
   return _mm256_maddubs_epi16(_mm256_abs_epi8(x), _mm256_sign_epi8(weights, x));
-}
-
-__m256i broadcast16(const int8_t* x) {
-  return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(x)));
 }
 
 void add_window4(const uint8_t* at, const int8_t* x, Sums* sums) {
@@ -56,10 +40,6 @@ void add_two_windows2(const uint8_t* at, const int8_t* x, bool second, Sums* sum
   const __m256i b = second ? products2(at + slots_window_bytes(2), x + kWindow) : _mm256_setzero_si256();
   sums->low = _mm256_add_epi32(sums->low, _mm256_madd_epi16(_mm256_unpacklo_epi16(a, b), ones));
   sums->high = _mm256_add_epi32(sums->high, _mm256_madd_epi16(_mm256_unpackhi_epi16(a, b), ones));
-}
-
-Sums in_order(const Sums& s) {
-  return {_mm256_permute2x128_si256(s.low, s.high, 0x20), _mm256_permute2x128_si256(s.low, s.high, 0x31)};
 }
 
 // Activations of any column of the group for 32 places: looked up in each of the eight windows by the lowest four bits
@@ -95,21 +75,6 @@ Sums wide_sums(const uint8_t* at, int wide, const int8_t* x) {
     sums.high = _mm256_add_epi32(sums.high, _mm256_madd_epi16(_mm256_unpackhi_epi16(a, b), ones));
   }
   return sums;
-}
-
-// The list: running sums, of which the last of each row stays in `until`; a row's own sum is the difference.
-void sum_list(const uint8_t* codes, const uint8_t* values, int n, const int8_t* x, int32_t* until) {
-  int32_t sum = 0;
-  int row = 0;
-  for (int k = 0; k < n; ++k) {
-    row += codes[k] >> 7;
-    sum += int{static_cast<int8_t>(values[k])} * int{x[codes[k] & 127]};
-    until[row] = sum;
-  }
-}
-
-Sums list_sums(const int32_t* until) {
-  return {_mm256_sub_epi32(load(until + 1), load(until)), _mm256_sub_epi32(load(until + 9), load(until + 8))};
 }
 
 template <int S>
@@ -192,42 +157,29 @@ void some_tiles(const Matrix& w, const Activations& x, float* y, int64_t tile, i
   for (int n = 0; n < N; ++n) store_rows(w, tiles[n], (tile + n * apart) * kTile, y);
 }
 
-struct Job {
-  const Matrix& w;
-  const uint8_t* scratch;
-  int64_t m;
-  float* y;
-  int64_t ldy;
-};
-
-// All rows of x while the weights are in the cache.
 template <int S, bool group_scales>
-void all_tiles(const Job& job, int64_t first, int64_t last) {
+void all_tiles(const Matrix& w, const Activations& x, float* y, int64_t first, int64_t last) {
   const int64_t apart = (last - first) / kStreams;
-  const auto each = [&](auto some, int64_t tile) {
-    for (int64_t i = 0; i < job.m; ++i)
-      some(job.w, activations(job.w, job.scratch, i), job.y + i * job.ldy, tile, apart);
-  };
-  for (int64_t k = 0; k < apart; ++k) each(some_tiles<S, group_scales, kStreams>, first + k);
-  for (int64_t tile = first + kStreams * apart; tile < last; ++tile) each(some_tiles<S, group_scales, 1>, tile);
+  for (int64_t k = 0; k < apart; ++k) some_tiles<S, group_scales, kStreams>(w, x, y, first + k, apart);
+  for (int64_t tile = first + kStreams * apart; tile < last; ++tile) some_tiles<S, group_scales, 1>(w, x, y, tile, apart);
 }
 
 template <bool group_scales>
-void all_tiles(const Job& job, int64_t first, int64_t last) {
-  switch (job.w.data[0]) {
-    case 2: return all_tiles<2, group_scales>(job, first, last);
-    case 4: return all_tiles<4, group_scales>(job, first, last);
-    default: return all_tiles<8, group_scales>(job, first, last);
+void all_tiles(const Matrix& w, const Activations& x, float* y, int64_t first, int64_t last) {
+  switch (w.data[0]) {
+    case 2: return all_tiles<2, group_scales>(w, x, y, first, last);
+    case 4: return all_tiles<4, group_scales>(w, x, y, first, last);
+    default: return all_tiles<8, group_scales>(w, x, y, first, last);
   }
 }
 
 }  // namespace
 
-void slots_gemv(const Matrix& w, const uint8_t* scratch, int64_t m, float* y, int64_t ldy, int64_t row0, int64_t row1) {
-  const Job job{w, scratch, m, y, ldy};
+void slots_gemv(const Matrix& w, const uint8_t* scratch, float* y, int64_t row0, int64_t row1) {
+  const Activations x = activations(w, scratch, 0);
   const int64_t first = row0 / kTile, last = (row1 + kTile - 1) / kTile;
-  w.kind == Kind::i8 ? all_tiles<false>(job, first, last) : all_tiles<true>(job, first, last);
-  void_bad_rows(w, scratch, m, y, ldy, row0, row1);
+  w.kind == Kind::i8 ? all_tiles<false>(w, x, y, first, last) : all_tiles<true>(w, x, y, first, last);
+  void_bad_rows(w, scratch, 1, y, w.rows, row0, row1);
 }
 
 }  // namespace tailcut::avx2

@@ -28,7 +28,7 @@ namespace tailcut {
 
 constexpr int64_t kWindow = 16;
 constexpr int64_t kSlotsHeader = 64, kSlotsRecord = 4;
-constexpr int64_t kWideBytes = 64;
+constexpr int64_t kWideBytes = 64, kMostWide = 32;  // bytes of one, and how many a group may have
 
 static inline int64_t slots_windows(const Matrix& w, int64_t group) {
   const int64_t left = w.cols - group * kGroup;

@@ -12,7 +12,6 @@ namespace {
 // share a core. List entries are dear (a jump that is guessed wrong a list, and one by one), so most groups have none.
 constexpr double kWindowCost = 96 + 12, kWideCost = kWideBytes + 30, kEntryCost = 2 + 30;
 constexpr double kMaskCost = 2000;  // expanding 16 rows of a group by their masks
-constexpr int64_t kMaxWide = 32;
 constexpr double kNever = std::numeric_limits<double>::infinity();
 
 int64_t tiles_of(const Source& s) { return (s.rows + kTile - 1) / kTile; }
@@ -88,7 +87,7 @@ Lengths lengths_of(const Source& s, int64_t tile, int64_t group, int64_t slots) 
 Leftover cheapest(const Lengths& lengths) {
   Leftover best{0, 0, kNever};
   const int64_t longest = *std::max_element(lengths.of, lengths.of + kTile);
-  const int64_t most = std::min(kMaxWide, (longest + 1) / 2);
+  const int64_t most = std::min(kMostWide, (longest + 1) / 2);
   for (int64_t wide = 0; wide <= most && static_cast<double>(wide) * kWideCost < best.cost; ++wide) {
     const int64_t listed = list_size(lengths, wide);
     const double cost = static_cast<double>(wide) * kWideCost + static_cast<double>(listed) * kEntryCost;

@@ -203,8 +203,8 @@ std::vector<float> activations(Random& r, int64_t count) {
 }
 
 void check_product(Random& r, uint64_t number, const Parts& p, const Handle& handle) {
-  static const int64_t counts[] = {1, 1, 1, 2, 3, 4, 5, 9, 17};
-  const int64_t m = counts[r.below(9)];
+  static const int64_t counts[] = {1, 1, 1, 2, 3, 4, 5, 7, 9, 12, 17, 33};
+  const int64_t m = counts[r.below(12)];
   if (p.rows > 1 << 16 || p.cols > 1 << 16) return;  // nothing in one direction, too much for this test in the other
   const std::vector<float> given = activations(r, m * p.cols);
   const auto x = exact(given);

@@ -209,7 +209,7 @@ def test_a_search_gets_the_model_and_keeps_its_journal(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     stages = stages_of(
-        tiny_model("llama"), tmp_path, allocator="auto", sparsity=0.6, evaluations=20, device="cpu", pruner="magnitude"
+        tiny_model("llama"), tmp_path, allocator="auto", sparsity=0.6, evaluations=20, pruner="magnitude"
     )
     stages["measure"].work()
     stages["allocate"].work()

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from tailcut.allocation import Allocation
 from tailcut.compress.searches import Effort
@@ -14,6 +15,7 @@ from tailcut.compress.searches._trace import Trace
 from tailcut.progress import Reporter
 
 FINAL, PREPARE = "final", "prepare"
+_REPEATS: Final = 1000
 
 
 @dataclass(slots=True)
@@ -27,6 +29,7 @@ class Measures:
     fidelities: tuple[int, int, int]
     report: Reporter
     until: float = field(default=float("inf"))  # on the trace's clock, or of its quick measurements
+    _repeats: int = 0  # measurements in a row that were known
 
     def begin(self) -> None:
         """Charge what came before the first measurement."""
@@ -53,7 +56,9 @@ class Measures:
         batches = self._batches(fidelity, turn)
         digest = hashlib.sha256(levels.astype("<i8").tobytes()).hexdigest()[:16]
         key = f"{digest}:{batches[0]}+{len(batches)}"
-        if key not in self.trace.known and self.used >= self.until:
+        self._repeats = self._repeats + 1 if key in self.trace.known else 0
+        # known plans cost nothing: a search that has seen all of a small model's plans must end nevertheless
+        if self._repeats > _REPEATS or (self._repeats == 0 and self.used >= self.until):
             raise Spent
         self.report("search", int(self.used), int(self.total), f"{stage} {label}".strip())
         tokens = self.proxy.tokens(batches)

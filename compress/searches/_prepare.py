@@ -36,6 +36,7 @@ from tailcut.windows import Tokens
 # of the quick measure at its three fidelities, and of the slow one. On a GPU fewer tokens than 8192 take no less time
 _TOKENS: Final = {"cuda": (8192, 16384, 65536), "cpu": (512, 1024, 4096)}
 _FINAL_TOKENS: Final = {"cuda": 32768, "cpu": 2048}
+_FOR_STATISTICS: Final = 0.25  # share of the memory that is free before the model is there
 _FOR_BANK: Final = 0.4  # shares of the memory that is free once the model is there
 _FOR_PROBABILITIES: Final = 0.25
 
@@ -132,9 +133,6 @@ def prepare(subject: Subject, grid: Grid, report: Reporter) -> tuple[Proxy, Fina
         ]
         starts = [Stream(list(stream.batches), stream.tape, stream.device) for stream in streams]
         statistics = _through(subject, streams, report)
-    free = _free(weights.device)
-    if bytes_of(statistics) > free // 4:
-        statistics = moved(statistics, torch.device("cpu"))
     resident = Weights(weights.checkpoint, build_skeleton(weights.checkpoint), str(weights.device), weights.dtype)
     linears = {linear.name: linear for linear in subject.linears}
     free = max(0, _free(weights.device) - 4 * weights.checkpoint.total_parameters())
@@ -154,16 +152,21 @@ def prepare(subject: Subject, grid: Grid, report: Reporter) -> tuple[Proxy, Fina
 
 
 def _through(subject: Subject, streams: list[Stream], report: Reporter) -> dict[str, Statistics]:
-    """All streams through the dense model; statistics of the first. They end behind the last block."""
-    weights = subject.weights
-    needs = Method(subject.pruner).pruner.NEEDS
+    """All streams through the dense model; statistics of the first, in RAM from where they take too much of the device.
+
+    The streams end behind the last block.
+    """
+    weights, needs = subject.weights, subject.pruner.NEEDS
     found: dict[str, Statistics] = {}
+    limit = _free(weights.device) * _FOR_STATISTICS
     blocks = len(weights.skeleton.blocks)
     for index in range(blocks):
         report("prepare", index, blocks, f"block {index}")
         linears = [linear for linear in subject.linears if linear.block == index]
         if needs != "nothing":
-            found |= collect(weights, index, {linear: frozenset({needs}) for linear in linears}, streams[0])
+            fresh = collect(weights, index, {linear: frozenset({needs}) for linear in linears}, streams[0])
+            limit -= bytes_of(fresh)
+            found |= fresh if limit > 0 else moved(fresh, torch.device("cpu"))
         with weights.block(index) as block:
             for stream in streams:
                 stream.advance(index, block)
@@ -186,5 +189,6 @@ def _require_memory(subject: Subject) -> None:
 def _free(device: torch.device) -> int:
     """Bytes that are free on the device."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's own to give out
+        return int(torch.cuda.mem_get_info(device)[0]) + unused
     return int(psutil.virtual_memory().available)

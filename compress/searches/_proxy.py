@@ -5,8 +5,7 @@ orders plans nearly as the real cutting does, in a hundredth of the time. Text: 
 for every plan that is compared. Arithmetic in float32, products in TF32 on a GPU: bfloat16 would round activations too.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Final
 
 import torch
@@ -17,6 +16,7 @@ from tailcut.compress.resident import Weights
 from tailcut.compress.searches._bank import Bank
 from tailcut.compress.searches._divergence import Reference
 from tailcut.compress.searches._grid import Grid, Levels
+from tailcut.compress.statistics import quick_float32
 
 _DENSE: Final = 0
 
@@ -46,7 +46,7 @@ class Proxy:
         """Mean nats a token of the plan on these batches."""
         self._become(levels)
         total, count = 0.0, 0
-        with quick_products():
+        with quick_float32():
             for batch in batches:
                 sums, tokens = self._reference.divergence(batch, self._run(self._inputs[batch]))
                 total, count = total + sums, count + tokens
@@ -70,14 +70,3 @@ def _parameter(resident: Weights, name: str) -> nn.Parameter:
     if not isinstance(parameter, nn.Parameter):
         raise TypeError(f"{name} has no weight")
     return parameter
-
-
-@contextmanager
-def quick_products() -> Iterator[None]:
-    """TF32 where the device has it; elsewhere float32 stays float32."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)

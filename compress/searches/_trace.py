@@ -62,7 +62,7 @@ class Trace:
         else:
             value = compute()
             now = time.monotonic()
-            record = Record(key, stage, label, tokens, value, now - self._last)
+            record = Record(key, stage, label, tokens, value, max(0.0, now - self._last))
             self._last = now
             self._write(asdict(record))
         self.records.append(record)
@@ -84,10 +84,14 @@ class Trace:
             self._stream.flush()
 
 
-def open_trace(path: Path | None, fingerprint: str) -> Trace:
-    """The trace of the task with this fingerprint; another task's file is begun anew."""
+def open_trace(path: Path | None, fingerprint: str, began: float | None = None) -> Trace:
+    """The trace of the task with this fingerprint; another task's file is begun anew.
+
+    `began` (time.monotonic; None: now) is when the seconds of the first measurement start.
+    """
+    start = time.monotonic() if began is None else began
     if path is None:
-        return Trace()
+        return Trace(_last=start)
     lines, good = _lines(path)
     head = {"schema": SCHEMA, "schema_version": 1, "task": fingerprint}
     same = bool(lines) and lines[0] == head
@@ -101,7 +105,7 @@ def open_trace(path: Path | None, fingerprint: str) -> Trace:
             stream.write(json.dumps(head) + "\n")
             stream.flush()
     found = [_record(path, line) for line in lines[1:]] if same else []
-    return Trace(path, earlier={record.key: record for record in found}, _stream=stream)
+    return Trace(path, earlier={record.key: record for record in found}, _stream=stream, _last=start)
 
 
 def read_trace(path: Path) -> tuple[Record, ...]:

@@ -10,6 +10,7 @@
 Of the time that 1 leaves, finals get what they need, up to a half; of the rest candidates get 30 %, evolution 70 %.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -42,10 +43,11 @@ def search(task: Task, report: Reporter) -> Allocation:
     allocator among them, are really cut before one is chosen. Needs the model, a pruner and text. Measure several scores:
     each gives it more to choose from.
     """
+    began = time.monotonic()
     grid = make_grid(task.scores, task.budget, task.effort.step)
     known, missing = candidates(task.scores, task.budget)
     subject = examine(task, {"search": "auto"})
-    trace = open_trace(task.trace, subject.fingerprint)
+    trace = open_trace(task.trace, subject.fingerprint, began)
     if trace.earlier:
         report("search", 0, 1, f"going on after {len(trace.earlier)} measurements")
     try:

@@ -7,6 +7,7 @@ pruned when they are first met; there are 16 offspring, which with a time limit 
 is best by the quick measure is the result: nothing checks it against plain allocators. `auto` does.
 """
 
+import time
 from typing import Final
 
 import numpy as np
@@ -31,9 +32,10 @@ def search(task: Task, report: Reporter) -> Allocation:
     divergence from the dense model on calibration text that no statistics saw. Needs the model, a pruner and text, no
     scores. `auto` starts from the best allocator, makes larger moves too, and checks what it found.
     """
+    began = time.monotonic()
     grid = make_grid(task.scores, task.budget, task.effort.step)
     subject = examine(task, {"search": "evo"})
-    trace = open_trace(task.trace, subject.fingerprint)
+    trace = open_trace(task.trace, subject.fingerprint, began)
     try:
         proxy, finals = prepare(subject, grid, report)
         measures = Measures(task.effort, trace, proxy, finals, subject.texts.fidelities, report)

@@ -22,7 +22,7 @@ from tailcut.errors import InputError
 
 TinyModel = Callable[..., Path]
 Tailcut = Callable[..., tuple[int, str, str]]
-EFFORT = Effort(evaluations=120, tokens=(96, 192, 480), final_tokens=240)
+EFFORT = Effort(evaluations=40, tokens=(48, 96, 144), final_tokens=96, finals=3)
 SEARCHES = plugins.names(searches.PACKAGE)
 every_search = pytest.mark.parametrize("name", SEARCHES)
 
@@ -67,7 +67,7 @@ class Killed(BaseException):
 
 
 @every_search
-@pytest.mark.parametrize("after", [0, 7, 80])
+@pytest.mark.parametrize("after", [0, 25])
 def test_goes_on_where_it_was_stopped(
     name: str, after: int, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,7 +118,7 @@ def test_auto_takes_an_unrefined_plan_where_refining_did_not_help(task: Task, mo
 
 def test_time_is_kept(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that the measurements move: 1 s each, 0 between. What is left after the finals is used up, and no more."""
-    from tailcut.compress.searches import _trace
+    from tailcut.compress.searches import _trace, auto
 
     now = 0.0
 
@@ -129,12 +129,13 @@ def test_time_is_kept(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
 
     divergence = Proxy.divergence
     monkeypatch.setattr(Proxy, "divergence", measured)
-    monkeypatch.setattr(_trace, "time", type("Clock", (), {"monotonic": staticmethod(lambda: now)}))
-    allocation = search("auto", replace(task, effort=replace(EFFORT, evaluations=None, minutes=2.0)))
+    for module in (_trace, auto):
+        monkeypatch.setattr(module, "time", type("Clock", (), {"monotonic": staticmethod(lambda: now)}))
+    allocation = search("auto", replace(task, effort=replace(EFFORT, evaluations=None, minutes=1.0)))
     spent = dict(item.rsplit(" ", 1) for item in allocation.provenance["seconds"].split(", "))
-    assert math.isclose(float(spent["candidates"]) + float(spent["evolve"]), 120.0)
-    assert float(spent["candidates"]) <= 37.0  # 30 %, and the last measurement of each of three rounds
-    assert allocation.provenance["minutes"] == "2.0"
+    assert math.isclose(float(spent["candidates"]) + float(spent["evolve"]), 60.0)
+    assert float(spent["candidates"]) <= 19.0  # 30 %, and the last measurement of each of three rounds
+    assert allocation.provenance["minutes"] == "1.0"
 
 
 @every_search

@@ -1,0 +1,34 @@
+"""auto on SmolLM2-135M: a real model has something to find."""
+
+from pathlib import Path
+
+import pytest
+
+from tailcut.allocation import Budget
+from tailcut.compress.calibration import Calibration
+from tailcut.compress.make_model import make_model, settings_of
+from tailcut.compress.measure import measure
+from tailcut.compress.models import smollm2_135m
+from tailcut.compress.searches import Effort, Task, search
+from tailcut.errors import MissingEnvironmentError
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_finds_a_better_plan_than_uniform(tmp_path: Path) -> None:
+    try:
+        smollm2_135m.find_gguf()
+    except MissingEnvironmentError as error:
+        pytest.skip(str(error))
+    model = tmp_path / "smollm2"
+    make_model("smollm2-135m", model, settings_of())
+    text = Calibration(samples=8, seqlen=128)
+    scores = measure(model, metrics=("owl", "dlp"), calibration=text, device="cpu").scores
+    effort = Effort(evaluations=60, tokens=(256, 512, 1024), final_tokens=1024, finals=3)
+    found = search("auto", Task(model, scores, Budget(0.6), "wanda", text, effort, "cpu"))
+    finals = {
+        name: float(kl) for name, _, kl in (one.rpartition(" ") for one in found.provenance["finals"].split("; "))
+    }
+    assert finals[found.provenance["winner"]] == min(finals.values())
+    # 60 evaluations find less than a search of minutes does, but never nothing on this model
+    assert min(finals.values()) < finals["uniform"]

@@ -8,7 +8,6 @@ for every plan that is compared. Arithmetic in float32, products in TF32 on a GP
 from collections.abc import Sequence
 from typing import Final
 
-import torch
 from torch import Tensor, nn
 
 from tailcut.compress.blocks import Stream

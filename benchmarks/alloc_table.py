@@ -226,7 +226,7 @@ def _serve(hand: Hand, queue: Queue, results: Results, facts: dict[str, Any]) ->
 
 def run(options: argparse.Namespace) -> None:
     models = {name: str(Path(path).resolve()) for name, path in (item.split("=", 1) for item in options.models)}
-    setup = {name: getattr(options, name) for name in ("context", "windows", "samples", "seqlen", "device")}
+    setup = {name: getattr(options, name) for name in ("context", "windows", "samples", "seqlen", "forward", "device")}
     described = setup | {
         "text": sha256_file(options.text),
         "calibration": sha256_file(options.calibration),
@@ -301,6 +301,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     action.add_argument("--windows", type=int)
     action.add_argument("--samples", type=int, default=128)
     action.add_argument("--seqlen", type=int, default=2048)
+    action.add_argument(
+        "--forward",
+        default="float32",
+        choices=("float32", "bfloat16"),
+        help="passes over calibration text; with bfloat16 those over the test text take TF32 products",
+    )
     action.add_argument("--search-minutes", type=float, default=3.0, help="of auto and evo")
     action.add_argument("--search-evaluations", type=int, help="of auto and evo, instead of minutes")
     action.add_argument("--earlier", type=Path, nargs="+", default=[], help="results of earlier calls to go on from")

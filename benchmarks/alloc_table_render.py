@@ -123,6 +123,8 @@ def _note(content: dict[str, Any]) -> str:
     searched = f"{setup['search']:g} {'evaluations' if isinstance(setup['search'], int) else 'minutes'}"
     devices = ", ".join(sorted({row["device"] for row in rows}))
     commits = ", ".join(sorted({row["commit"] or "unknown" for row in rows}))
+    quick = "calibration in bfloat16 (sums and pruning in float32), test text in TF32"
+    how = quick if setup["forward"] == "bfloat16" else "float32"
     return (
         f"{content['names']['text']}, {'/'.join(map(str, windows))} windows of {setup['context']} tokens that do not "
         f"overlap; calibration {setup['samples']} x {setup['seqlen']} tokens of {content['names']['calibration']}, seeds "
@@ -131,7 +133,7 @@ def _note(content: dict[str, Any]) -> str:
         f"geometric mean over the seeds; 95 % interval from the windows' paired differences, each averaged over the seeds "
         f"first: it holds for other text with these calibration draws, not for other draws. KL: mean over positions of "
         f"KL(dense || cut), nats. All settings are defaults; `auto` and `evo` had {searched} each and saw calibration text "
-        f"only. {', '.join(f'`{a}` gives the plans of `{b}`' for a, b in SAME.items())}. float32 on {devices}, commit "
+        f"only. {', '.join(f'`{a}` gives the plans of `{b}`' for a, b in SAME.items())}. {how} on {devices}, commit "
         f"{commits}."
     )
 

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 import traceback
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
@@ -32,10 +33,10 @@ from tailcut.compress.job import PRUNERS
 from tailcut.compress.measure import measure
 from tailcut.compress.perplexity import tokenise
 from tailcut.compress.pruners import Pruner
-from tailcut.compress.resident import Weights
+from tailcut.compress.resident import Weights, forward_dtype
 from tailcut.compress.skeleton import build_skeleton
 from tailcut.compress.spectra import resolve_device
-from tailcut.compress.statistics import exact_float32
+from tailcut.compress.statistics import exact_float32, quick_float32
 from tailcut.windows import read_text
 
 _TOKENS_AT_ONCE: Final = 8192  # of the test text, on a GPU
@@ -54,6 +55,7 @@ class Setup:
     samples: int
     seqlen: int
     device: str
+    forward: str
     search_minutes: float
     search_evaluations: int | None
 
@@ -89,12 +91,16 @@ class Model:
         checkpoint = Kept(Path(setup.models[name]))
         self.fingerprint = checkpoint.fingerprint()
         self.skeleton = build_skeleton(checkpoint)
-        self.weights = Weights(checkpoint, self.skeleton, resolve_device(setup.device), torch.float32)
+        device = resolve_device(setup.device)
+        self.weights = Weights(checkpoint, self.skeleton, device, torch.float32)
         self.weights.load_rest()
+        self.passes = self.weights  # what calibration text runs through
+        if setup.forward != "float32":
+            self.passes = Weights(checkpoint, build_skeleton(checkpoint), device, forward_dtype(setup.forward))
+            self.passes.load_rest()
         self.linears = linears_of_skeleton(checkpoint, self.skeleton)
         self.windows = self._windows()
-        at_once = _TOKENS_AT_ONCE if self.weights.device.type == "cuda" else setup.context
-        self._test = open_stream(self.weights, self.windows, max(1, at_once // setup.context))
+        self._test = open_stream(self.weights, self.windows, self._batch(setup.context))
         self._calibrated: tuple[int, Stream] | None = None
         self._end: Finished | None = None
 
@@ -107,6 +113,10 @@ class Model:
         _save(path, kept)
         return kept
 
+    def _batch(self, length: int) -> int:
+        """Windows at a time."""
+        return max(1, _TOKENS_AT_ONCE // length) if self.weights.device.type == "cuda" else 1
+
     def test(self) -> Stream:
         """The test text in front of block 0, to be advanced."""
         return Stream(list(self._test.batches), self._test.tape, self._test.device)
@@ -117,9 +127,13 @@ class Model:
             self._calibrated = None  # so that two are never in memory
             limit = max_positions(self.skeleton.model)
             tokens = draw(self.setup.drawn_by(seed), self.weights.checkpoint.directory, limit)
-            self._calibrated = seed, open_stream(self.weights, tokens.tokens)
+            self._calibrated = seed, open_stream(self.passes, tokens.tokens, self._batch(self.setup.seqlen))
         stream = self._calibrated[1]
         return Stream(list(stream.batches), stream.tape, stream.device)
+
+    def products(self) -> AbstractContextManager[None]:
+        """Of the passes over the test text, the dense model's and the cut ones' alike."""
+        return exact_float32() if self.setup.forward == "float32" else quick_float32()
 
     def end(self) -> Finished:
         """The test text behind the dense model's last block, as the task `dense` wrote it."""
@@ -177,10 +191,11 @@ class Worker:
         model = self.model(name)
         stream = model.test()
         for index in range(len(model.skeleton.blocks)):
-            with model.weights.block(index) as block:
+            with model.weights.block(index) as block, model.products():
                 stream.advance(index, block)
         end = Finished(model.weights, stream)
-        nats, _ = window_losses(end, end, model.windows)
+        with model.products():
+            nats, _ = window_losses(end, end, model.windows)
         _save(self.setup.file(name, "dense.npy"), torch.cat([batch.cpu() for batch in stream.batches]).numpy())
         facts = {
             "fingerprint": model.fingerprint,
@@ -196,7 +211,8 @@ class Worker:
         planned = time.perf_counter()
         row, end = cut(model, allocation, cell)
         finished = time.perf_counter()
-        nats, kl = window_losses(end, model.end(), model.windows)
+        with model.products():
+            nats, kl = window_losses(end, model.end(), model.windows)
         row |= {"plan_s": planned - began, "cut_s": finished - planned, "score_s": time.perf_counter() - finished}
         row = {name: round(value, 6) if isinstance(value, float) else value for name, value in row.items()}
         if cell.searches:
@@ -234,13 +250,14 @@ def cut(model: Model, allocation: Allocation, cell: Cell) -> tuple[dict[str, Any
     zeros, sizes = np.zeros(last + 1), np.zeros(last + 1)
     for index in range(last + 1):
         members = [linear for linear in model.linears if linear.block == index]
-        done = cut_block(model.weights, index, members, allocation, method, calibration)
+        done = cut_block(model.passes, index, members, allocation, method, calibration)
         for linear in members:
             zeros[index] += linear.parameters - int(np.count_nonzero(done.tensors[linear.tensor]))
             sizes[index] += linear.parameters
-        with model.weights.block(index, done.tensors) as block:
-            if index < last:
+        if index < last:
+            with model.passes.block(index, done.tensors) as block:
                 calibration.advance(index, block)
+        with model.weights.block(index, done.tensors) as block, model.products():
             test.advance(index, block)
     planned = allocation.sparsity({linear.name: linear.parameters for linear in model.linears})
     facts = {"sparsity": float(zeros.sum() / sizes.sum()), "planned": planned}

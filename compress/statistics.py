@@ -9,7 +9,7 @@ No positive factor on energy or hessian changes a mask. This file knows tensors 
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -74,11 +74,20 @@ class Accumulator:
         return (self._energy / tokens - (self._total / tokens).square()).clamp(min=0.0).float()
 
 
-@contextmanager
-def exact_float32() -> Iterator[None]:
+def exact_float32() -> AbstractContextManager[None]:
     """No TF32: its 10-bit mantissa makes Hessians indefinite."""
+    return _products("highest")
+
+
+def quick_float32() -> AbstractContextManager[None]:
+    """TF32 where the device has it; elsewhere float32 stays float32."""
+    return _products("high")
+
+
+@contextmanager
+def _products(precision: str) -> Iterator[None]:
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    torch.set_float32_matmul_precision(precision)
     try:
         yield
     finally:

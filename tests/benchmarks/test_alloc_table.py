@@ -101,6 +101,20 @@ def test_two_workers_measure_resume_and_agree_with_compress(
     assert "| tiny | sparsegpt | 0.6 | owl |" in shown
 
 
+def test_quick_passes_give_nearly_the_same(script: Any, words: list[str], tmp_path: Path) -> None:
+    """bfloat16 moves inputs by 2^-9 of themselves: few weights next to a threshold change sides."""
+    few = ["--variants", "owl", "--pruners", "wanda", "--targets", "0.6", "--seeds", "0"]
+    losses = []
+    for forward in ("float32", "bfloat16"):
+        out, work = tmp_path / f"{forward}.json", tmp_path / forward
+        script.main([*words, *few, "--forward", forward, "-o", str(out), "--work", str(work)])
+        row = json.loads(out.read_bytes())["rows"]["tiny owl wanda 0.6 0"]
+        losses.append((row["sparsity"], row["ppl"]))
+    assert losses[0][0] == losses[1][0]
+    assert losses[0][1] != losses[1][1]  # it was another arithmetic
+    assert losses[1][1] == pytest.approx(losses[0][1], rel=0.05)
+
+
 def _agrees_with_compress(words: list[str], row: dict[str, Any], dense: Path, tmp_path: Path) -> None:
     """The cut in memory is the one that `tailcut compress` writes."""
     from tailcut.compress.calibration import Calibration
@@ -181,7 +195,7 @@ def test_ratios_intervals_and_outliers_of_known_numbers(script: Any) -> None:
         for seed in (0, 1)
         for name, extra in (("uniform", 0.0), ("alpha", gain))
     }
-    setup = {"context": 2048, "samples": 128, "seqlen": 2048, "search": 3.0}
+    setup = {"context": 2048, "samples": 128, "seqlen": 2048, "search": 3.0, "forward": "float32"}
     content = {"models": {"m": {"ppl": 10.0, "windows": 100}}, "rows": rows, "setup": setup}
     content |= {"names": {"text": "wiki.test.raw", "calibration": "c4.jsonl"}}
     difference = shown.Rows(content).difference("m", "alpha", "wanda", "0.7")

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,22 +12,15 @@ import pytest
 from tailcut.compress.allocators import Settings, allocate
 from tailcut.errors import InputError
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
+
+@pytest.fixture
+def script(load_script: Callable[[str], Any]) -> Any:
+    return load_script("alloc_table")
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
-    return importlib.import_module("alloc_table")
-
-
-@pytest.fixture
-def words(tiny_model: Callable[..., Path], tmp_path: Path) -> list[str]:
-    text = tmp_path / "text.txt"
-    text.write_text("".join(f"line {number * 7919 % 1009} of many\n" for number in range(150)))
-    given = ["run", f"tiny={tiny_model('gemma3_text')}", "--text", str(text), "--calibration", str(text)]
-    given += ["--work", str(tmp_path / "work"), "-o", str(tmp_path / "out.json"), "--samples", "3", "--seqlen", "24"]
-    return [*given, "--context", "32", "--windows", "6", "--commit", "abc"]
+def words(small_run: Callable[[str], list[str]], tiny_model: Callable[..., Path]) -> list[str]:
+    return [*small_run(f"tiny={tiny_model('gemma3_text')}"), "--windows", "6"]
 
 
 def test_the_most_important_cells_come_first(script: Any) -> None:

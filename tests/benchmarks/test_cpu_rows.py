@@ -1,8 +1,7 @@
 """benchmarks/cpu_rows.py: every setting at every number of rows, and chains that multiply with what they say."""
 
-import importlib
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -12,14 +11,12 @@ import pytest
 from tailcut.kernels import library
 from tailcut.kernels.timing import random_parts
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
 pytestmark = pytest.mark.skipif(library.problem() is not None, reason="the kernels are not compiled here")
 
 
 @pytest.fixture
-def cpu_rows(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
-    return importlib.import_module("cpu_rows")
+def cpu_rows(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    return load_script("cpu_rows")
 
 
 def test_every_setting_is_measured_and_shown(cpu_rows: ModuleType, tmp_path: Path) -> None:

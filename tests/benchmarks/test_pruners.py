@@ -1,43 +1,26 @@
 """The benchmark of the pruners runs, resumes and renders (on a tiny model: no quality is judged)."""
 
-import importlib
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
-    return importlib.import_module("pruners")
+def script(load_script: Callable[[str], Any]) -> Any:
+    return load_script("pruners")
 
 
 def test_rows_are_measured_once_and_shown(
-    script: Any, tiny_model: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    script: Any,
+    small_run: Callable[[str], list[str]],
+    tiny_model: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    text, out = tmp_path / "text.txt", tmp_path / "rows.json"
-    text.write_text("".join(f"line {number * 7919 % 1009} of many\n" for number in range(150)))
-    words = ["run", str(tiny_model("llama")), "--text", str(text), "--calibration", str(text), "--work", str(tmp_path)]
-    words += [
-        "--samples",
-        "3",
-        "--seqlen",
-        "24",
-        "--context",
-        "32",
-        "--windows",
-        "4",
-        "--commit",
-        "abc",
-        "-o",
-        str(out),
-    ]
+    words, out = small_run(str(tiny_model("llama"))), tmp_path / "out.json"
     words += ["--pruners", "wanda", "alps", "--targets", "0.5"]
     script.main(words)
     first = json.loads(out.read_bytes())

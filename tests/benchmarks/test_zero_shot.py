@@ -3,7 +3,6 @@
 import importlib
 import importlib.util
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,10 @@ import pytest
 from tailcut import codec
 from tailcut.accuracy import ModelAnswers, TaskFile, ZeroShot, rows_of
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
-    return importlib.import_module("zero_shot")
+def script(load_script: Callable[[str], Any]) -> Any:
+    return load_script("zero_shot")
 
 
 def test_the_table_shows_every_model_and_task(script: Any) -> None:

@@ -195,12 +195,14 @@ void add_group(const Step& s) {
   }
 }
 
-// All blocks of x times one tile.
+constexpr int64_t kRowsAtOnce = 512;  // of x between two passes over the weights
+
+// Rows [i0, i1) of x, whole blocks of them, times one tile.
 struct Tile {
   const Matrix& w;
   const ByteLanes& x;
   float* totals;  // of each block [16][lanes]
-  int64_t row0, rows;
+  int64_t i0, i1, row0, rows;
 };
 
 void multiply_group(const Tile& t, const Fours& fours, int64_t group) {
@@ -208,12 +210,12 @@ void multiply_group(const Tile& t, const Fours& fours, int64_t group) {
   for (int64_t r = 0; t.w.kind == Kind::i4 && r < t.rows; ++r)
     scales_of_rows[r] = t.w.scales[(t.row0 + r) * t.w.groups + group];
   const float* const own = t.w.kind == Kind::i4 ? scales_of_rows : nullptr;
-  for (int64_t i0 = 0; i0 < t.x.m; i0 += kByteLanes) {
-    const bool last = i0 + kByteLanes >= t.x.m;
+  for (int64_t i0 = t.i0; i0 < t.i1; i0 += kByteLanes) {
+    const bool last = i0 + kByteLanes >= t.i1;
     const int64_t then = last && group + 1 < t.w.groups ? group + 1 : last ? 0 : group;
-    const Step step{fours, t.rows, t.x.block(group, i0), t.x.scales(group, i0), own, t.totals + i0 * kTile,
-                    t.x.block(then, last ? 0 : i0 + kByteLanes)};
-    switch ((t.x.m - i0 + 7) / 8) {
+    const Step step{fours, t.rows, t.x.block(group, i0), t.x.scales(group, i0), own, t.totals + (i0 - t.i0) * kTile,
+                    t.x.block(then, last ? t.i0 : i0 + kByteLanes)};
+    switch ((t.i1 - i0 + 7) / 8) {
       case 1: add_group<1>(step); break;
       case 2: add_group<2>(step); break;
       case 3: add_group<3>(step); break;
@@ -223,8 +225,8 @@ void multiply_group(const Tile& t, const Fours& fours, int64_t group) {
 }
 
 void write_tile(const Tile& t, float* y, int64_t ldy) {
-  for (int64_t i = 0; i < t.x.m; ++i) {
-    const float* const totals = t.totals + i / kByteLanes * kByteLanes * kTile + i % kByteLanes;
+  for (int64_t i = t.i0; i < t.i1; ++i) {
+    const float* const totals = t.totals + (i - t.i0) / kByteLanes * kByteLanes * kTile + i % kByteLanes;
     for (int64_t r = 0; r < t.rows; ++r) {
       const float own = t.w.kind == Kind::i8 ? t.w.scales[t.row0 + r] : 1.0f;
       y[i * ldy + t.row0 + r] = totals[r * kByteLanes] * own;
@@ -239,17 +241,19 @@ void lanes8_compute(const Matrix& w, const uint8_t* scratch, int64_t m, float* y
   static thread_local Kept<Fours> kept_fours;
   const ByteLanes x(w, scratch, m);
   Fours* const fours = kept_fours.at_least(1);
-  float* const totals = kept.at_least(x.padded * kTile);
-  for (int64_t row = row0; row < row1; row += kTile) {
-    const Tile tile{w, x, totals, row, row1 - row < kTile ? row1 - row : kTile};
-    std::memset(totals, 0, static_cast<size_t>(x.padded * kTile) * sizeof(float));
-    const uint8_t* at = w.data + w.row_start[row / kTile];
-    for (int64_t group = 0; group < w.groups; ++group) {
-      at = read_group(w, at, group, fours);
-      multiply_group(tile, *fours, group);
+  float* const totals = kept.at_least(kRowsAtOnce * kTile);
+  for (int64_t i0 = 0; i0 < m; i0 += kRowsAtOnce)
+    for (int64_t row = row0; row < row1; row += kTile) {
+      const int64_t i1 = i0 + kRowsAtOnce < m ? i0 + kRowsAtOnce : m;
+      const Tile tile{w, x, totals, i0, i1, row, row1 - row < kTile ? row1 - row : kTile};
+      std::memset(totals, 0, static_cast<size_t>((i1 - i0 + kByteLanes - 1) / kByteLanes * kByteLanes * kTile) * sizeof(float));
+      const uint8_t* at = w.data + w.row_start[row / kTile];
+      for (int64_t group = 0; group < w.groups; ++group) {
+        at = read_group(w, at, group, fours);
+        multiply_group(tile, *fours, group);
+      }
+      write_tile(tile, y, ldy);
     }
-    write_tile(tile, y, ldy);
-  }
 }
 
 }  // namespace tailcut::avx2

@@ -93,6 +93,14 @@ def test_products_agree_with_float64(kind: str, format: library.Format, density:
 
 
 @pytest.mark.parametrize("format", FORMATS)
+def test_a_prompt_longer_than_one_pass(format: library.Format) -> None:
+    rng = np.random.default_rng(13)
+    made = case(random_codes(rng, "i8", (40, 200), 0.2), "i8", format)
+    for m in (511, 513, 1100):
+        check(made, rng.standard_normal((m, 200)).astype(np.float32))
+
+
+@pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("m", [1, 4, 9, 10, 32, 40])
 def test_nothing_saturates(format: library.Format, m: int) -> None:
     """The largest sums there are: all weights and all activations at one end or the other."""

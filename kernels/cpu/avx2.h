@@ -12,15 +12,18 @@ namespace tailcut::avx2 {
 inline bool integer(const Matrix& w) { return w.kind == Kind::i8 || w.kind == Kind::i4; }
 
 // Above this many rows of x a matrix is not read with a few of them at a time any more (from cache) but once for all:
-// slots by places with rows of x side by side (avx2_slots_lanes.h), other formats by panels (avx2_panel.h).
-constexpr int64_t kSlotsRows = 9, kDensePasses = 12, kMaskPasses = 6;
-
-inline bool by_places(const Matrix& w, int64_t m) { return w.format == Format::slots && m > kSlotsRows; }
+// slots by places with rows of x side by side (avx2_slots_lanes.h), other formats by panels (avx2_panel.h), and so slots
+// with eight places a window where there are so many rows that expanding them is paid back (Zen 3, half of the weights
+// left, one thread: panels take 25 ms and 0.18 a row, places 0.30 a row).
+constexpr int64_t kSlotsRows = 9, kEightPlaces = 200, kDensePasses = 12, kMaskPasses = 6;
 
 // Whether the kernels want x in lanes of int16 (panels) rather than as int8 and its absolute values (one row at a time).
 inline bool wide(const Matrix& w, int64_t m) {
-  return w.format != Format::slots && m > (w.format == Format::dense ? kDensePasses : kMaskPasses);
+  if (w.format == Format::slots) return m > kEightPlaces && w.data[0] == 8;
+  return m > (w.format == Format::dense ? kDensePasses : kMaskPasses);
 }
+
+inline bool by_places(const Matrix& w, int64_t m) { return w.format == Format::slots && m > kSlotsRows && !wide(w, m); }
 
 // Whether the kernels want x8 split: dense i4, where one byte of weights is two columns.
 inline bool split(const Matrix& w, int64_t m) { return w.kind == Kind::i4 && w.format == Format::dense && !wide(w, m); }

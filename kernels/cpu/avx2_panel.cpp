@@ -1,4 +1,4 @@
-// i8 and i4 for any number of rows of x. For many, but for slots: a group of columns of up to 64 rows of W is listed, times all of x.
+// i8 and i4 for any number of rows of x. For many: a group of columns of up to 64 rows of W is listed, times all of x.
 
 #if defined(__AVX2__)
 
@@ -76,6 +76,22 @@ class RowGroups {
   const Matrix& w_;
   const int64_t rows_;
   Row<kind, masked> row_[kPanelRows];
+};
+
+class SlotGroups {
+ public:
+  SlotGroups(const Matrix& w, int64_t row0, int64_t rows) : w_(w) {
+    for (int64_t first = 0; first < rows; first += kTile)
+      record_[first / kTile] = w.data + w.row_start[(row0 + first) / kTile];
+  }
+  void next(int64_t first, int64_t group, Cells& to) {
+    const uint8_t*& record = record_[first / kTile];
+    record = slots_expand(w_, record, group, to[0]);
+  }
+
+ private:
+  const Matrix& w_;
+  const uint8_t* record_[kPanelRows / kTile];
 };
 
 // Some rows of W and blocks of x.
@@ -161,6 +177,7 @@ void panels(const Matrix& w, const IntLanes& x, float* y, int64_t ldy, int64_t r
 
 template <Kind kind>
 void panels_of(const Matrix& w, const IntLanes& x, float* y, int64_t ldy, int64_t row0, int64_t row1) {
+  if (w.format == Format::slots) return panels<SlotGroups>(w, x, y, ldy, row0, row1);
   if (w.format == Format::dense) return panels<RowGroups<kind, false>>(w, x, y, ldy, row0, row1);
   panels<RowGroups<kind, true>>(w, x, y, ldy, row0, row1);
 }

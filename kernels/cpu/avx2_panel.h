@@ -1,4 +1,4 @@
-// Many rows of x times i8 and i4 weights, dense or masked: eight rows of x side by side in a vector, two columns of int16 each.
+// Many rows of x times i8 and i4 weights: eight rows of x side by side in a vector, two columns of int16 each.
 //
 // VPMADDWD multiplies such pairs of columns with a pair of weights and adds the two exactly; a group of columns stays far
 // inside int32 (128 * 127 * 127). Blocks of up to 64 rows of x, each [pairs of columns][lanes][2], lanes being rows of x
@@ -65,6 +65,9 @@ struct PanelStep {
 };
 void panel_sparse(const PanelStep& step, int64_t vectors);
 void panel_dense(const PanelStep& step, int64_t vectors);
+
+// A group of a tile of 16 rows as int8 [16][kGroup], from its record on; where the next record begins.
+const uint8_t* slots_expand(const Matrix& w, const uint8_t* record, int64_t group, int8_t* to);
 
 // Rows [first, last) of x into IntLanes::bytes of scratch; `first` a multiple of kIntLane, `last` too or m.
 void panel_prepare(const Matrix& w, const float* x, int64_t m, int64_t first, int64_t last, uint8_t* scratch);

@@ -93,10 +93,11 @@ def test_products_agree_with_float64(kind: str, format: library.Format, density:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_prompt_longer_than_one_pass(format: library.Format) -> None:
+@pytest.mark.parametrize("density", [0.2, 0.6])
+def test_a_prompt_longer_than_one_pass(format: library.Format, density: float) -> None:
     rng = np.random.default_rng(13)
-    made = case(random_codes(rng, "i8", (40, 200), 0.2), "i8", format)
-    for m in (511, 513, 1100):
+    made = case(random_codes(rng, "i8", (40, 200), density), "i8", format)
+    for m in (200, 201, 511, 513, 1100):
         check(made, rng.standard_normal((m, 200)).astype(np.float32))
 
 

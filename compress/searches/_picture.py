@@ -76,10 +76,19 @@ def _progress(axis: Any, records: Sequence[Record]) -> None:  # noqa: ANN401 - m
             if name == stage and tokens == most:
                 times, values = zip(*points, strict=True)
                 colour = _COLOURS[stages.index(stage) % 2]
-                axis.step(times, values, where="post", color=colour, label=f"{stage}, {tokens} tokens, best so far")
+                # dots: a single value would make no line
+                line = {
+                    "where": "post",
+                    "color": colour,
+                    "marker": ".",
+                    "label": f"{stage}, {tokens} tokens, best so far",
+                }
+                axis.step(times, values, **line)
     _finals(axis, records)
     axis.set(xlabel="seconds", ylabel="KL to dense, nats a token", xlim=(0, ends * 1.02 or 1))
-    axis.legend(frameon=False, fontsize=8)
+    axis.margins(y=0.1)
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(frameon=False, fontsize=8)
 
 
 def _finals(axis: Any, records: Sequence[Record]) -> None:  # noqa: ANN401
@@ -90,8 +99,10 @@ def _finals(axis: Any, records: Sequence[Record]) -> None:  # noqa: ANN401
             points.append((clock, record.kl, record.label))
     if points:
         axis.plot([x for x, _, _ in points], [y for _, y, _ in points], "o", color=_COLOURS[2], label="really cut")
-        for x, y, label in points:
-            axis.annotate(label, (x, y), fontsize=7, ha="right", xytext=(-4, 3), textcoords="offset points")
+        for place, (x, y, label) in enumerate(points):  # above and below in turn: finals are often alike
+            axis.annotate(
+                label, (x, y), fontsize=7, ha="right", xytext=(-4, -9 if place % 2 else 4), textcoords="offset points"
+            )
 
 
 def _plan(axis: Any, allocation: Allocation, scores: LayerScores) -> None:  # noqa: ANN401

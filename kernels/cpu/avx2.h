@@ -28,19 +28,18 @@ inline bool by_places(const Matrix& w, int64_t m) { return w.format == Format::s
 // Whether the kernels want x8 split: dense i4, where one byte of weights is two columns.
 inline bool split(const Matrix& w, int64_t m) { return w.kind == Kind::i4 && w.format == Format::dense && !wide(w, m); }
 
-// What `prepare` leaves of one row of x: x8, then |x8| (wide: see avx2_panel.h). Columns are padded with zeros to blocks.
-// Split: x8 with the even columns of each block in front of the odd ones, then 8 times the sum of each group's columns,
+// What `prepare` leaves of one row of x: x8 (wide: see avx2_panel.h), with room behind it. Columns are padded with zeros to blocks.
+// Split: x8 with the even columns of each block in front of the odd ones, and in that room 8 times the sum of each group's columns,
 // shared out to eight lanes as the kernel adds them.
 struct Activations {
   const float* scales;  // [groups]
   bool bad;             // a NaN or an infinity was among them
   const int8_t* x8;
-  const uint8_t* abs8;
   const int32_t* eights;  // [groups, 8]
 };
 
 inline size_t header_bytes(const Matrix& w) { return static_cast<size_t>((w.groups * 4 + 4 + 63) / 64 * 64); }
-inline size_t activation_bytes(const Matrix& w) {  // two int8 arrays
+inline size_t activation_bytes(const Matrix& w) {  // x8, and as much for `eights`
   return header_bytes(w) + static_cast<size_t>(w.blocks * kBlock * 2);
 }
 
@@ -48,7 +47,7 @@ inline Activations activations(const Matrix& w, const uint8_t* scratch, int64_t 
   const uint8_t* at = scratch + static_cast<size_t>(i) * activation_bytes(w);
   const uint8_t* columns = at + header_bytes(w);
   const auto* scales = reinterpret_cast<const float*>(at);
-  return {scales, scales[w.groups] != 0.0f, reinterpret_cast<const int8_t*>(columns), columns + w.blocks * kBlock,
+  return {scales, scales[w.groups] != 0.0f, reinterpret_cast<const int8_t*>(columns),
           reinterpret_cast<const int32_t*>(columns + w.blocks * kBlock)};
 }
 

@@ -34,7 +34,6 @@ __m256i rounded16(const float* x, __m256 inverse) {  // 16 columns as int16
 
 struct Target {
   int8_t* x8;
-  uint8_t* abs8;
   int16_t* x16;  // null: narrow
 };
 
@@ -42,7 +41,6 @@ void write16(__m256i columns, const Target& to, int64_t at) {
   if (to.x16) return _mm256_storeu_si256(reinterpret_cast<__m256i*>(to.x16 + at), columns);
   const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(columns), _mm256_extracti128_si256(columns, 1));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to.x8 + at), bytes);
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(to.abs8 + at), _mm_abs_epi8(bytes));
 }
 
 // One group at column `at`; writes up to `stop` columns (a multiple of 64) and returns its scale.
@@ -122,7 +120,7 @@ void panel_prepare(const Matrix& w, const float* x, int64_t m, int64_t first, in
     for (int64_t k = 0; k < kIntLane; ++k) {
       int16_t* const row = rows + k * lanes.columns;
       if (i + k < m) {
-        quantise_row(w, x + (i + k) * w.cols, {nullptr, nullptr, row}, scales + k, vectors * kIntLane);
+        quantise_row(w, x + (i + k) * w.cols, {nullptr, row}, scales + k, vectors * kIntLane);
         continue;
       }
       std::memset(row, 0, static_cast<size_t>(lanes.columns) * sizeof(int16_t));
@@ -136,9 +134,9 @@ void lanes8_prepare(const Matrix& w, const float* x, int64_t m, int64_t first, i
   static thread_local Kept<int8_t> kept;
   const ByteLanes lanes(w, scratch, m);
   const int64_t columns = w.groups * kGroup;
-  int8_t* const row = kept.at_least(2 * columns);  // and absolute values, not needed here
+  int8_t* const row = kept.at_least(columns);
   std::memset(row, 0, static_cast<size_t>(columns));
-  const Target to{row, reinterpret_cast<uint8_t*>(row + columns), nullptr};
+  const Target to{row, nullptr};
   auto* const scales = const_cast<float*>(lanes.scale);
   for (int64_t i = first; i < last; ++i) {
     const int64_t i0 = i / kByteLanes * kByteLanes, place = ByteLanes::place(i - i0);
@@ -161,9 +159,9 @@ void prepare(const Matrix& w, const float* x, int64_t m, int64_t first, int64_t 
     uint8_t* base = scratch + static_cast<size_t>(i) * activation_bytes(w);
     auto* scales = reinterpret_cast<float*>(base);
     uint8_t* columns = base + header_bytes(w);
-    const Target to{reinterpret_cast<int8_t*>(columns), columns + w.blocks * kBlock, nullptr};
+    const Target to{reinterpret_cast<int8_t*>(columns), nullptr};
     scales[w.groups] = quantise_row(w, x + i * w.cols, to, scales, 1) ? 1.0f : 0.0f;
-    if (split(w, m)) split_columns(w, to.x8, reinterpret_cast<int32_t*>(to.abs8));
+    if (split(w, m)) split_columns(w, to.x8, reinterpret_cast<int32_t*>(columns + w.blocks * kBlock));
   }
 }
 

@@ -15,7 +15,7 @@ constexpr int kStreams = 2;
 // 32 places: weights times the activations their indices pick, added in pairs. No pair saturates: see avx2_int.cpp.
 __m256i products(__m256i window, __m256i indices, __m256i weights) {
   const __m256i x = _mm256_shuffle_epi8(window, indices);
-  return _mm256_maddubs_epi16(_mm256_abs_epi8(x), _mm256_sign_epi8(weights, x));
+  return _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(x, weights));
 }
 
 void add_window4(const uint8_t* at, const int8_t* x, Sums* sums) {
@@ -58,8 +58,8 @@ __m256i look_up_128(const int8_t* x, __m256i columns) {
 }
 
 __m256i wide_products(const uint8_t* at, const int8_t* x) {
-  const __m256i picked = look_up_128(x, load(at));
-  return _mm256_maddubs_epi16(_mm256_abs_epi8(picked), _mm256_sign_epi8(load(at + kWideBytes / 2), picked));
+  const __m256i picked = look_up_128(x, load(at)), weights = load(at + kWideBytes / 2);
+  return _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(picked, weights));
 }
 
 // In the mixed order of rows that add_two_windows2 leaves.

@@ -59,7 +59,7 @@ def case(rng: np.random.Generator, kind: str, rows: int, columns: int, density: 
 def _integers(rng: np.random.Generator, kind: str, kept: npt.NDArray[np.bool_], mask: Array | None) -> Case:
     rows, columns = kept.shape
     top = 127 if kind == "i8" else 7
-    q = np.where(kept, rng.integers(-top, top + 1, kept.shape), 0).astype(np.int8)
+    q = np.where(kept, rng.integers(-top - 1, top + 1, kept.shape), 0).astype(np.int8)  # -128 and -8 may be stored, too
     scales = rng.uniform(0.01, 0.1, (rows,) if kind == "i8" else (rows, groups(columns))).astype(np.float32)
     weight = q.astype(np.float64) * spread(scales, columns)
     if kind == "i8":

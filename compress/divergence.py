@@ -96,14 +96,13 @@ def _batch_losses(model: Finished, reference: Finished, tokens: Tokens, ours: Te
         with torch.inference_mode():
             nats = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
             sums[0] += nats.view_as(targets).sum(1, dtype=torch.float64)
-            sums[1] += _kl(wanted, logits).sum(1, dtype=torch.float64)
+            sums[1] += kl(wanted.log_softmax(-1), logits).sum(1, dtype=torch.float64)
     return sums.cpu()
 
 
-def _kl(wanted: Tensor, given: Tensor) -> Tensor:
-    """Logits [..., vocabulary] twice -> KL(wanted || given) [...], float32."""
-    log_p, log_q = wanted.log_softmax(-1), given.log_softmax(-1)
-    return log_q.sub_(log_p).neg_().mul_(log_p.exp_()).sum(-1)
+def kl(log_p: Tensor, logits: Tensor) -> Tensor:
+    """Log-probabilities and another's logits, [..., vocabulary] -> KL(p || q) [...] in nats, float32."""
+    return logits.log_softmax(-1).neg_().add_(log_p).mul_(log_p.exp()).sum(-1)
 
 
 def _run(model_dir: Path, windows: Tokens, device: str, batch: int, report: Reporter) -> Finished:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tailcut.compress.blocks import Stream, finish
+from tailcut.compress.divergence import kl
 from tailcut.compress.resident import Weights
 from tailcut.windows import Tokens
 
@@ -45,8 +46,7 @@ class Reference:
             for positions in _chunks(tokens, self._chunk(len(hidden))):
                 logits = finish(self.weights, self.stream, tokens, hidden, positions)
                 dense = self._log_probabilities(batch, tokens, positions)
-                gap = torch.log_softmax(logits, -1).neg_().add_(dense).mul_(dense.exp())
-                total += float(gap.sum(-1).sum(dtype=torch.float64))
+                total += float(kl(dense, logits).sum(dtype=torch.float64))
         return (float("inf") if isnan(total) else total), tokens.size
 
     def _log_probabilities(self, batch: int, tokens: Tokens, positions: Tensor) -> Tensor:

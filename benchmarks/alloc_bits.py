@@ -23,16 +23,17 @@ import shutil
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import alloc_bits_table as shown  # beside this script
 import numpy as np
+from bench_common import add_table, machine_of, perform
 
 from tailcut import codec
 from tailcut.allocation import Allocation, Budget, LayerScores
-from tailcut.bench.machine import commit, describe_machine, usable_cpus
+from tailcut.bench.machine import usable_cpus
 from tailcut.checkpoint import Checkpoint
 from tailcut.compress.allocators import Settings, allocate
 from tailcut.compress.calibration import Calibration
@@ -43,7 +44,7 @@ from tailcut.errors import InputError
 from tailcut.files import write_file
 from tailcut.manifest import Manifest
 from tailcut.quantised import groups
-from tailcut.windows import Tokens, read_text
+from tailcut.windows import Tokens, perplexity, read_text
 
 OUTPUT: Final = Path("benchmarks/results/alloc_bits.json")
 
@@ -118,7 +119,7 @@ def sizes(manifest: Manifest) -> dict[str, float]:
 def score(model: Path, windows: Tokens, options: argparse.Namespace) -> dict[str, Any]:
     nll = directory_nll(model, windows, device=options.device, batch=options.batch)
     return {
-        "ppl": float(np.exp(nll.sum() / (len(nll) * (windows.shape[1] - 1)))),
+        "ppl": perplexity(nll, windows.shape[1] - 1),
         "nll": [round(float(value), 3) for value in nll],
     }
 
@@ -151,11 +152,6 @@ def measured(options: argparse.Namespace, variant: Variant, scores: LayerScores,
 
 def head_of(options: argparse.Namespace, windows: Tokens) -> dict[str, Any]:
     text = read_text(options.text)
-    gpu = None
-    if options.device == "cuda":
-        import torch
-
-        gpu = torch.cuda.get_device_name()
     setup = {
         "model": {"name": options.model.resolve().name, "fingerprint": Checkpoint(options.model).fingerprint()},
         "text": {"name": text.name, "sha256": text.sha256, "joining": text.joining},
@@ -165,8 +161,12 @@ def head_of(options: argparse.Namespace, windows: Tokens) -> dict[str, Any]:
         | {"source": Path(options.calibration).name},
         "device": options.device,
     }
-    machine = asdict(describe_machine()) | {"accelerator": gpu, "commit": options.commit or commit(Path())}
-    return {"what": "perplexity against bits a weight, no recovery", "machine": machine, "setup": setup, "rows": {}}
+    return {
+        "what": "perplexity against bits a weight, no recovery",
+        "machine": machine_of(options),
+        "setup": setup,
+        "rows": {},
+    }
 
 
 def run(options: argparse.Namespace) -> None:
@@ -247,8 +247,7 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     action.add_argument("--commit", help="of tailcut, where the checkout holds no git history")
     action.add_argument("-o", "--output", type=Path, default=OUTPUT)
     actions.add_parser("list", help="the rows in their order")
-    table = actions.add_parser("table", help="render the Markdown tables of a result file")
-    table.add_argument("output", type=Path)
+    add_table(actions)
     return parser.parse_args(words)
 
 
@@ -257,9 +256,7 @@ def main(words: Sequence[str] | None = None) -> None:
     if options.action == "list":
         print("\n".join(variant.key for variant in VARIANTS))
         return
-    if options.action == "run":
-        run(options)
-    print(shown.render(json.loads(options.output.read_bytes())))
+    perform(options, run, shown.render)
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ from tailcut import codec, plugins
 from tailcut.allocation import Allocation, LayerScore, LayerScores
 from tailcut.bitmask import Array
 from tailcut.checkpoint import Checkpoint
-from tailcut.compress.blocks import Stream, max_positions, open_stream
+from tailcut.compress.blocks import Stream, max_positions, open_stream, run_through
 from tailcut.compress.calibration import Calibration, draw
-from tailcut.compress.cutting import Method, cut_block
+from tailcut.compress.cutting import Method, cut_blocks
 from tailcut.compress.discovery import linears_of_skeleton
 from tailcut.compress.divergence import Finished, window_losses
 from tailcut.compress.job import PRUNERS
@@ -37,7 +37,7 @@ from tailcut.compress.resident import Weights, forward_dtype
 from tailcut.compress.skeleton import build_skeleton
 from tailcut.compress.spectra import resolve_device
 from tailcut.compress.statistics import exact_float32, quick_float32
-from tailcut.windows import read_text
+from tailcut.windows import perplexity, read_text
 
 _TOKENS_AT_ONCE: Final = 8192  # of the test text, on a GPU
 
@@ -119,7 +119,7 @@ class Model:
 
     def test(self) -> Stream:
         """The test text in front of block 0, to be advanced."""
-        return Stream(list(self._test.batches), self._test.tape, self._test.device)
+        return self._test.again()
 
     def calibration(self, seed: int) -> Stream:
         """The calibration text in front of block 0, to be advanced."""
@@ -128,8 +128,7 @@ class Model:
             limit = max_positions(self.skeleton.model)
             tokens = draw(self.setup.drawn_by(seed), self.weights.checkpoint.directory, limit)
             self._calibrated = seed, open_stream(self.passes, tokens.tokens, self._batch(self.setup.seqlen))
-        stream = self._calibrated[1]
-        return Stream(list(stream.batches), stream.tape, stream.device)
+        return self._calibrated[1].again()
 
     def products(self) -> AbstractContextManager[None]:
         """Of the passes over the test text, the dense model's and the cut ones' alike."""
@@ -190,11 +189,9 @@ class Worker:
     def dense(self, name: str) -> dict[str, Any]:
         model = self.model(name)
         stream = model.test()
-        for index in range(len(model.skeleton.blocks)):
-            with model.weights.block(index) as block, model.products():
-                stream.advance(index, block)
         end = Finished(model.weights, stream)
         with model.products():
+            run_through(model.weights, stream)
             nats, _ = window_losses(end, end, model.windows)
         _save(self.setup.file(name, "dense.npy"), torch.cat([batch.cpu() for batch in stream.batches]).numpy())
         facts = {
@@ -246,27 +243,22 @@ def cut(model: Model, allocation: Allocation, cell: Cell) -> tuple[dict[str, Any
     """The model cut block by block, the test text following; what was realised, and the cut model's end."""
     method = Method(cast(Pruner, plugins.load(PRUNERS, cell.pruner)))
     calibration, test = model.calibration(cell.seed), model.test()
-    last = len(model.skeleton.blocks) - 1
-    zeros, sizes = np.zeros(last + 1), np.zeros(last + 1)
-    for index in range(last + 1):
-        members = [linear for linear in model.linears if linear.block == index]
-        done = cut_block(model.passes, index, members, allocation, method, calibration)
-        for linear in members:
-            zeros[index] += linear.parameters - int(np.count_nonzero(done.tensors[linear.tensor]))
-            sizes[index] += linear.parameters
-        if index < last:
-            with model.passes.block(index, done.tensors) as block:
-                calibration.advance(index, block)
+    blocks = len(model.skeleton.blocks)
+    zeros, sizes = np.zeros(blocks), np.zeros(blocks)
+    for linear in model.linears:
+        sizes[linear.block] += linear.parameters
+    for index, done in enumerate(cut_blocks(model.passes, model.linears, allocation, method, calibration)):
         with model.weights.block(index, done.tensors) as block, model.products():
             test.advance(index, block)
+        kept = (np.count_nonzero(done.tensors[one.tensor]) for one in model.linears if one.block == index)
+        zeros[index] = sizes[index] - sum(map(int, kept))
     planned = allocation.sparsity({linear.name: linear.parameters for linear in model.linears})
     facts = {"sparsity": float(zeros.sum() / sizes.sum()), "planned": planned}
     return facts | {"blocks": [round(float(share), 4) for share in zeros / sizes]}, Finished(model.weights, test)
 
 
 def _losses(nats: Any, context: int) -> dict[str, Any]:  # noqa: ANN401  (a float array)
-    ppl = float(np.exp(nats.sum() / (len(nats) * (context - 1))))
-    return {"ppl": ppl, "nll": [round(float(value), 3) for value in nats]}
+    return {"ppl": perplexity(nats, context - 1), "nll": [round(float(value), 3) for value in nats]}
 
 
 def _save(path: Path, array: Any) -> None:  # noqa: ANN401  (any array)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bench_common import add_table  # beside this script
 
 from tailcut.bench.machine import describe_machine
 from tailcut.bench.quality import package_nll
@@ -104,8 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     measure.add_argument("--windows", type=int, default=64)
     measure.add_argument("--threads", type=int, default=2)
     measure.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/cpu_quality.json"))
-    table = actions.add_parser("table", help="render the Markdown table of a result file")
-    table.add_argument("output", type=Path)
+    add_table(actions)
     options = parser.parse_args(arguments)
     if options.action == "run":
         run(options)

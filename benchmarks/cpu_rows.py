@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
-from cpu_kernels import KINDS, shapes_of  # beside this script
+from bench_common import add_table, perform  # beside this script
+from cpu_kernels import KINDS, shapes_of
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from tailcut.bench.lock import machine_lock
@@ -234,16 +235,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     action.add_argument("--pause", type=float, default=0.02, help="seconds between two runs")
     action.add_argument("--pool-bytes", type=int, default=max(512 << 20, 2 * l3_bytes()))
     action.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/cpu_rows.json"))
-    table = actions.add_parser("table", help="render the Markdown table of a result file")
-    table.add_argument("output", type=Path)
+    add_table(actions)
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = parse(arguments)
-    if options.action == "run":
-        run(options)
-    print(render(json.loads(options.output.read_bytes())))
+    perform(parse(arguments), run, render)
 
 
 if __name__ == "__main__":

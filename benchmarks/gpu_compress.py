@@ -24,6 +24,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from bench_common import add_table  # beside this script
 
 from tailcut import plugins
 from tailcut.allocation import NM, Allocation, LayerPlan, Pattern, Unstructured, parse_nm
@@ -235,8 +236,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     action.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     action.add_argument("--work", type=Path, default=None, help="where the model is written (default: the system's)")
     action.add_argument("-o", "--output", type=Path, default=OUTPUT)
-    table = actions.add_parser("table", help="render the Markdown table of a result file")
-    table.add_argument("output", type=Path)
+    add_table(actions)
     options = parser.parse_args(arguments)
     if options.action == "run":
         options.pruners = options.pruners or [_pruner("sparsegpt=2:4"), _pruner("wanda=2:4")]

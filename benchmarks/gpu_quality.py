@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from bench_common import add_table  # beside this script
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -175,8 +176,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     action.add_argument("--new-tokens", type=int, default=256)
     action.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     action.add_argument("-o", "--output", type=Path, default=OUTPUT)
-    table = actions.add_parser("table", help="render the Markdown table of a result file")
-    table.add_argument("output", type=Path)
+    add_table(actions)
     return parser.parse_args(arguments)
 
 

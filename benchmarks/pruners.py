@@ -11,22 +11,20 @@ compress` as a whole, and of the calls to the pruner alone, which leave out read
 """
 
 import argparse
-import json
 import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from quality import Table, score  # beside this script
+from bench_common import add_table, machine_of, perform  # beside this script
+from quality import Table, score
 
 from tailcut import plugins
 from tailcut.allocation import Allocation, LayerPlan, Pattern, Unstructured, parse_nm
-from tailcut.bench.machine import commit, describe_machine
 from tailcut.bench.report import markdown_row
 from tailcut.checkpoint import Checkpoint
 from tailcut.compress.calibration import Calibration
@@ -87,8 +85,7 @@ def measure(name: str, target: str, windows: Any, options: argparse.Namespace) -
 
 def head_of(options: argparse.Namespace, tokens: Any) -> dict[str, Any]:  # noqa: ANN401  (an integer array)
     text = read_text(options.text)
-    gpu = torch.cuda.get_device_name() if options.device == "cuda" else None
-    machine = asdict(describe_machine()) | {"accelerator": gpu, "commit": options.commit or commit(Path())}
+    machine = machine_of(options)
     return {
         "what": "perplexity after one-shot pruning at a uniform sparsity, no recovery",
         "machine": machine | {"torch": torch.__version__, "threads": torch.get_num_threads()},
@@ -175,16 +172,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     action.add_argument("--commit", help="of tailcut, where the checkout holds no git history")
     action.add_argument("--batch-tokens", type=int, default=2048)
     action.add_argument("-o", "--output", type=Path, default=OUTPUT)
-    table = actions.add_parser("table", help="render the Markdown table of a result file")
-    table.add_argument("output", type=Path)
+    add_table(actions)
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = parse(arguments)
-    if options.action == "run":
-        run(options)
-    print(render(json.loads(options.output.read_bytes())))
+    perform(parse(arguments), run, render)
 
 
 if __name__ == "__main__":

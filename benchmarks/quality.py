@@ -17,8 +17,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tailcut import plugins
 from tailcut.allocation import Allocation, Budget, LayerScores, parse_nm
 from tailcut.bench.machine import commit, describe_machine
@@ -29,7 +27,7 @@ from tailcut.compress.measure import measure
 from tailcut.compress.perplexity import directory_nll, tokenise
 from tailcut.compress.run import compress
 from tailcut.files import write_file
-from tailcut.windows import read_text
+from tailcut.windows import perplexity, read_text
 
 PRUNERS = ("magnitude", "wanda", "sparsegpt")
 ALLOCATORS = ("uniform", "alpha")
@@ -83,7 +81,7 @@ def score(model: Path, windows: dict[int, Any], device: str, batch_tokens: int) 
     row: dict[str, Any] = {}
     for context, tokens in windows.items():
         nll = directory_nll(model, tokens, device=device, batch=max(1, batch_tokens // context))
-        row[f"ppl_{context}"] = float(np.exp(nll.sum() / (len(nll) * (context - 1))))
+        row[f"ppl_{context}"] = perplexity(nll, context - 1)
         row[f"nll_{context}"] = [round(float(value), 3) for value in nll]
     return row
 

@@ -14,16 +14,14 @@ import json
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-from quality import Variant  # beside this script
+from bench_common import add_table, machine_of, perform  # beside this script
+from quality import Variant
 
 from tailcut import codec
 from tailcut.accuracy import Estimate, Row, ZeroShot
-from tailcut.bench.machine import commit, describe_machine
 from tailcut.bench.report import markdown_row
 from tailcut.compress.calibration import Calibration
 from tailcut.compress.measure import measure
@@ -68,8 +66,7 @@ def run(options: argparse.Namespace) -> None:
     asked = Options(options.device, options.dtype, options.batch, options.limit)
     with console() as report:
         result = zero_shot([options.model, *sparse, *options.also], tasks, options.output, asked, report)
-    gpu = torch.cuda.get_device_name() if options.device == "cuda" else None
-    machine = asdict(describe_machine()) | {"accelerator": gpu, "commit": options.commit or commit(Path())}
+    machine = machine_of(options)
     content = {
         "what": "zero-shot accuracy after one-shot pruning, no recovery",
         "machine": machine,
@@ -139,16 +136,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     action.add_argument("--batch", type=int, default=8)
     action.add_argument("--commit", help="of tailcut, where the checkout holds no git history")
     action.add_argument("-o", "--output", type=Path, default=OUTPUT)
-    table = actions.add_parser("table", help="render the Markdown table of a result file")
-    table.add_argument("output", type=Path)
+    add_table(actions)
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = parse(arguments)
-    if options.action == "run":
-        run(options)
-    print(render(json.loads(options.output.read_bytes())))
+    perform(parse(arguments), run, render)
 
 
 if __name__ == "__main__":

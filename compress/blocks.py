@@ -14,6 +14,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from tailcut.compress.heads import vocabulary
 from tailcut.compress.recording import Answer, Recorder, Tape, in_place_of
 from tailcut.compress.resident import Weights
 from tailcut.errors import InputError
@@ -40,6 +41,10 @@ class Stream:
         for place, hidden in enumerate(self.batches):
             self.batches[place] = self._run(index, block, hidden).to(hidden.device)
 
+    def again(self) -> "Stream":
+        """The same stream where it stands, to be moved on its own."""
+        return Stream(list(self.batches), self.tape, self.device)
+
     def _run(self, index: int, block: nn.Module, hidden: Tensor) -> Tensor:
         with torch.inference_mode():
             out = self.tape.calls[len(hidden)][index](block, hidden.to(self.device))
@@ -60,6 +65,14 @@ def open_stream(weights: Weights, tokens: Tokens, batch: int | None = None) -> S
             _forward(weights, tokens[start : start + size], positions=None)
             batches.append(tape.end(len(blocks)).to(home))
     return Stream(batches, tape, weights.device)
+
+
+def run_through(weights: Weights, stream: Stream, tell: Callable[[int], None] = lambda index: None) -> None:
+    """The stream from in front of block 0 to behind the last one; `tell` hears of each block before it runs."""
+    for index in range(len(weights.skeleton.blocks)):
+        tell(index)
+        with weights.block(index) as block:
+            stream.advance(index, block)
 
 
 def finish(weights: Weights, stream: Stream, tokens: Tokens, hidden: Tensor, positions: Tensor) -> Tensor:
@@ -87,7 +100,7 @@ def watched(block: nn.Module, receivers: Mapping[str, Callable[[Tensor], None]])
 def require_known_tokens(weights: Weights, tokens: Tokens) -> None:
     """Token ids inside the embedding and windows inside the position range; InputError otherwise."""
     model: Any = weights.skeleton.model
-    rows = int(model.get_input_embeddings().weight.shape[0])
+    rows = vocabulary(weights)
     if tokens.size and int(tokens.max()) >= rows:
         raise InputError(
             f"{weights.checkpoint.directory}: token {int(tokens.max())} is outside the model's vocabulary of {rows}; "

@@ -50,7 +50,12 @@ class CalibrationTokens:
     @property
     def sha256(self) -> str:
         """Hash of the tokens themselves: equal hashes, equal statistics."""
-        return hashlib.sha256(np.ascontiguousarray(self.tokens, "<i8").tobytes()).hexdigest()
+        return tokens_sha256(self.tokens)
+
+
+def tokens_sha256(tokens: Tokens) -> str:
+    """Hash of token windows, whatever the machine's byte order."""
+    return hashlib.sha256(np.ascontiguousarray(tokens, "<i8").tobytes()).hexdigest()
 
 
 def draw(calibration: Calibration, model_dir: Path, max_positions: int) -> CalibrationTokens:

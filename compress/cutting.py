@@ -1,6 +1,6 @@
 """One decoder block cut: collect what its linears see, prune and quantise each, give back what is to be stored."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -74,6 +74,20 @@ def cut_block(
         tensors[linear.tensor], integers = _cut(weights, linear, plan, method, stats)
         sidecar |= integers
     return Cut(tensors, sidecar)
+
+
+def cut_blocks(
+    weights: Weights, linears: Sequence[Linear], allocation: Allocation, method: Method, calibration: Stream | None
+) -> Iterator[Cut]:
+    """Every block as `cut_block` makes it, in order; `calibration` goes from block 0 through the blocks as they are cut."""
+    last = len(weights.skeleton.blocks) - 1
+    for index in range(last + 1):
+        mine = [linear for linear in linears if linear.block == index]
+        cut = cut_block(weights, index, mine, allocation, method, calibration)
+        yield cut
+        if calibration is not None and index < last:
+            with weights.block(index, cut.tensors) as block:
+                calibration.advance(index, block)
 
 
 def _cut(

@@ -6,16 +6,16 @@ vocabulary of 262,144 the logits of 300,000 tokens would be 300 GB, the hidden s
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from tailcut.checkpoint import Checkpoint
-from tailcut.compress.blocks import Stream, finish, open_stream
+from tailcut.compress.blocks import Stream, finish, open_stream, run_through
+from tailcut.compress.heads import next_nats, position_chunks, vocabulary
 from tailcut.compress.resident import Weights
 from tailcut.compress.skeleton import build_skeleton
 from tailcut.compress.spectra import resolve_device
@@ -38,8 +38,7 @@ class Finished:
 
     @property
     def vocabulary(self) -> int:
-        model: Any = self.weights.skeleton.model
-        return int(model.get_input_embeddings().weight.shape[0])
+        return vocabulary(self.weights)
 
 
 def directory_kl(
@@ -85,17 +84,13 @@ def window_losses(model: Finished, reference: Finished, windows: Tokens) -> tupl
 
 def _batch_losses(model: Finished, reference: Finished, tokens: Tokens, ours: Tensor, theirs: Tensor) -> Tensor:
     """One batch [windows, context, hidden] twice -> float64 [2, windows]."""
-    device, length = model.weights.device, tokens.shape[1]
-    chunk = max(1, _LOGITS[device.type] // (model.vocabulary * len(tokens)))
+    device = model.weights.device
     sums = torch.zeros(2, len(tokens), dtype=torch.float64, device=device)
-    for start in range(0, length - 1, chunk):
-        positions = torch.arange(start, min(start + chunk, length - 1))
-        targets = torch.from_numpy(tokens[:, positions.numpy() + 1].copy()).to(device)
+    for positions in position_chunks(model.weights, len(tokens), tokens.shape[1] - 1, _LOGITS[device.type]):
         logits = finish(model.weights, model.stream, tokens, ours, positions)
         wanted = finish(reference.weights, reference.stream, tokens, theirs, positions).to(device)
         with torch.inference_mode():
-            nats = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-            sums[0] += nats.view_as(targets).sum(1, dtype=torch.float64)
+            sums[0] += next_nats(logits, tokens, positions).sum(1, dtype=torch.float64)
             sums[1] += kl(wanted.log_softmax(-1), logits).sum(1, dtype=torch.float64)
     return sums.cpu()
 
@@ -110,9 +105,6 @@ def _run(model_dir: Path, windows: Tokens, device: str, batch: int, report: Repo
     weights = Weights(checkpoint, build_skeleton(checkpoint), resolve_device(device), torch.float32)
     weights.load_rest()
     stream, blocks = open_stream(weights, windows, batch), len(weights.skeleton.blocks)
-    for index in range(blocks):
-        report("kl", index, blocks, f"{model_dir.name}, block {index}")
-        with weights.block(index) as block:
-            stream.advance(index, block)
+    run_through(weights, stream, lambda index: report("kl", index, blocks, f"{model_dir.name}, block {index}"))
     report("kl", blocks, blocks)
     return Finished(weights, stream)

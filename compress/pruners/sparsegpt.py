@@ -59,13 +59,9 @@ def prune(weight: Tensor, pattern: Pattern, stats: Statistics) -> Tensor:
     """weight [out, in] float32 with `stats.hessian` [in, in] -> pruned and corrected weight."""
     if isinstance(pattern, Dense) or pattern.sparsity == 0.0:
         return weight
-    if stats.hessian is None:
-        raise ValueError("sparsegpt needs the Hessian of its inputs (NEEDS = 'hessian')")
     if isinstance(pattern, NM):
         require_divisible("matrix", int(weight.shape[1]), pattern)
-    dead = stats.hessian.diagonal() == 0
-    with exact_float32():
-        return sweep(finite_weight(weight).clone(), inverse_factor(stats.hessian), dead, pattern)
+    return _swept(finite_weight(weight).clone(), pattern, stats)
 
 
 def prune_levels(weight: Tensor, sparsities: Sequence[float], stats: Statistics) -> list[Tensor]:
@@ -73,15 +69,18 @@ def prune_levels(weight: Tensor, sparsities: Sequence[float], stats: Statistics)
 
     Columns are walked once for all. On a GPU, where that walk is launches, eight take little longer than one.
     """
-    if stats.hessian is None:
-        raise ValueError("sparsegpt needs the Hessian of its inputs (NEEDS = 'hessian')")
-    dead = stats.hessian.diagonal() == 0
-    stacked = finite_weight(weight).repeat(len(sparsities), 1)
-    with exact_float32():
-        factor = inverse_factor(stats.hessian)
-        sweep(stacked, factor, dead, tuple(Unstructured(one) for one in sparsities))
+    patterns = tuple(Unstructured(one) for one in sparsities)
+    stacked = _swept(finite_weight(weight).repeat(len(sparsities), 1), patterns, stats)
     parts = stacked.view(len(sparsities), *weight.shape).unbind()
     return [part.clone() for part in parts]  # each may be let go by itself
+
+
+def _swept(weight: Tensor, pattern: Pattern | tuple[Unstructured, ...], stats: Statistics) -> Tensor:
+    """`weight` [rows, in] changed in place by a sweep with the Hessian of its inputs, and returned."""
+    if stats.hessian is None:
+        raise ValueError("sparsegpt needs the Hessian of its inputs (NEEDS = 'hessian')")
+    with exact_float32():
+        return sweep(weight, inverse_factor(stats.hessian), stats.hessian.diagonal() == 0, pattern)
 
 
 def inverse_factor(hessian: Tensor) -> Tensor:

@@ -40,6 +40,11 @@ class Effort:
     step: float = 0.02
     finals: int = 5
 
+    @classmethod
+    def asked(cls, minutes: float | None, evaluations: int | None) -> "Effort":
+        """Of flags, either of which may be missing: the usual minutes where both are."""
+        return cls() if minutes is None and evaluations is None else cls(minutes, evaluations)
+
     def __post_init__(self) -> None:
         if self.evaluations is None and (self.minutes is None or not 0.0 < self.minutes <= 1e5):
             raise InputError(f"a search needs minutes above 0, or a number of evaluations; got {self.minutes}")

@@ -9,13 +9,14 @@ they do not (a vocabulary of 262144 at 65536 tokens takes 69 GB), they are compu
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isnan
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from tailcut.compress.blocks import Stream, finish
 from tailcut.compress.divergence import kl
+from tailcut.compress.heads import position_chunks
 from tailcut.compress.resident import Weights
 from tailcut.windows import Tokens
 
@@ -43,7 +44,8 @@ class Reference:
         tokens = self.tokens[start : start + len(hidden)]
         total = 0.0
         with torch.inference_mode():
-            for positions in _chunks(tokens, self._chunk(len(hidden))):
+            held = _LOGITS.get(self.weights.device.type, _LOGITS["cpu"])
+            for positions in position_chunks(self.weights, len(hidden), tokens.shape[1], held):
                 logits = finish(self.weights, self.stream, tokens, hidden, positions)
                 dense = self._log_probabilities(batch, tokens, positions)
                 total += float(kl(dense, logits).sum(dtype=torch.float64))
@@ -59,14 +61,3 @@ class Reference:
             self._kept[key] = made
             self._bytes += made.nbytes
         return made
-
-    def _chunk(self, windows: int) -> int:
-        model: Any = self.weights.skeleton.model
-        vocabulary = int(model.get_input_embeddings().weight.shape[0])
-        return max(1, _LOGITS.get(self.weights.device.type, _LOGITS["cpu"]) // (vocabulary * windows))
-
-
-def _chunks(tokens: Tokens, size: int) -> list[Tensor]:
-    """Positions of the windows, `size` at a time."""
-    length = int(tokens.shape[1])
-    return [torch.arange(start, min(start + size, length)) for start in range(0, length, size)]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tailcut.allocation import Allocation
 from tailcut.compress.blocks import Stream
-from tailcut.compress.cutting import Method, cut_block
+from tailcut.compress.cutting import Method, cut_blocks
 from tailcut.compress.discovery import Linear
 from tailcut.compress.resident import Weights
 from tailcut.compress.searches._divergence import Reference
@@ -32,27 +32,18 @@ class Finals:
 
     def divergence(self, allocation: Allocation, report: Reporter, name: str) -> float:
         """Mean nats a token of the plan on the judging windows."""
-        calibration, judging = _again(self.calibration), _again(self.judging)
-        blocks = len(self.weights.skeleton.blocks)
         needed = any(self.method.needs(plan) for plan in allocation.plans.values())
+        calibration, judging = self.calibration.again() if needed else None, self.judging.again()
+        blocks = len(self.weights.skeleton.blocks)
+        report("final", 0, blocks, name)
         with exact_float32():
-            for index in range(blocks):
-                report("final", index, blocks, name)
-                linears = [linear for linear in self.linears if linear.block == index]
-                seen = calibration if needed else None
-                cut = cut_block(self.weights, index, linears, allocation, self.method, seen)
+            cuts = cut_blocks(self.weights, self.linears, allocation, self.method, calibration)
+            for index, cut in enumerate(cuts):
                 with self.weights.block(index, cut.tensors) as block:
                     judging.advance(index, block)
-                    if needed and index + 1 < blocks:
-                        calibration.advance(index, block)
-            report("final", blocks, blocks, name)
+                report("final", index + 1, blocks, name)
             return self._mean(judging.batches)
 
     def _mean(self, hidden: Sequence[Tensor]) -> float:
         parts = [self.reference.divergence(batch, states) for batch, states in enumerate(hidden)]
         return sum(sums for sums, _ in parts) / sum(count for _, count in parts)
-
-
-def _again(stream: Stream) -> Stream:
-    """The same stream, in front of block 0, to be moved on its own."""
-    return Stream(list(stream.batches), stream.tape, stream.device)

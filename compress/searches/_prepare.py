@@ -2,7 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -13,7 +15,7 @@ import transformers
 from tailcut import __version__, codec, plugins
 from tailcut.checkpoint import Checkpoint
 from tailcut.compress.blocks import Stream, max_positions, open_stream
-from tailcut.compress.calibration import CalibrationTokens, draw_apart
+from tailcut.compress.calibration import CalibrationTokens, draw_apart, tokens_sha256
 from tailcut.compress.collecting import collect
 from tailcut.compress.cutting import Method
 from tailcut.compress.discovery import Linear, linears_of_skeleton
@@ -24,8 +26,10 @@ from tailcut.compress.searches import Task
 from tailcut.compress.searches._bank import Bank, bytes_of, moved
 from tailcut.compress.searches._divergence import Reference
 from tailcut.compress.searches._finals import Finals
-from tailcut.compress.searches._grid import Grid
+from tailcut.compress.searches._grid import Grid, make_grid
+from tailcut.compress.searches._measures import Measures
 from tailcut.compress.searches._proxy import Proxy
+from tailcut.compress.searches._trace import open_trace
 from tailcut.compress.skeleton import build_skeleton
 from tailcut.compress.spectra import resolve_device
 from tailcut.compress.statistics import Statistics, exact_float32
@@ -67,6 +71,33 @@ class Subject:
     fingerprint: str
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A search that may measure: nothing but the dense model was computed yet."""
+
+    subject: Subject
+    grid: Grid
+    measures: Measures
+
+
+@contextmanager
+def opened(task: Task, name: str, report: Reporter) -> Iterator[Opened]:
+    """The search `name` of a task, going on from its trace, which is closed with it; its clock starts here."""
+    began = time.monotonic()
+    grid = make_grid(task.scores, task.budget, task.effort.step)
+    subject = examine(task, {"search": name})
+    trace = open_trace(task.trace, subject.fingerprint, began)
+    if trace.earlier:
+        report("search", 0, 1, f"going on after {len(trace.earlier)} measurements")
+    try:
+        proxy, finals = prepare(subject, grid, report)
+        measures = Measures(task.effort, trace, proxy, finals, subject.texts.fidelities, report)
+        measures.begin()
+        yield Opened(subject, grid, measures)
+    finally:
+        trace.close()
+
+
 def examine(task: Task, how: Mapping[str, object]) -> Subject:
     """Every check that needs no arithmetic. `how` goes into the fingerprint: what else decides a measurement."""
     device = resolve_device(task.device)
@@ -84,7 +115,7 @@ def examine(task: Task, how: Mapping[str, object]) -> Subject:
         "budget": [task.budget.sparsity, task.budget.cap],
         "pruner": task.pruner,
         "step": task.effort.step,
-        "tokens": [_sha(one) for one in (texts.calibration.tokens, texts.search, texts.final)],
+        "tokens": [texts.calibration.sha256, tokens_sha256(texts.search), tokens_sha256(texts.final)],
         "batch": [texts.batch, texts.fidelities],
         "seed": task.calibration.seed,
         "device": device,
@@ -116,10 +147,6 @@ def _windows(tokens: int, length: int) -> int:
     return max(1, tokens // length)
 
 
-def _sha(tokens: Tokens) -> str:
-    return hashlib.sha256(tokens.astype("<i8").tobytes()).hexdigest()
-
-
 def prepare(subject: Subject, grid: Grid, report: Reporter) -> tuple[Proxy, Finals]:
     """The two measures, after one pass of the dense model over all of the text."""
     weights, texts = subject.weights, subject.texts
@@ -131,7 +158,7 @@ def prepare(subject: Subject, grid: Grid, report: Reporter) -> tuple[Proxy, Fina
             open_stream(weights, texts.search, texts.batch),
             open_stream(weights, texts.final, texts.batch),
         ]
-        starts = [Stream(list(stream.batches), stream.tape, stream.device) for stream in streams]
+        starts = [stream.again() for stream in streams]
         statistics = _through(subject, streams, report)
     resident = Weights(weights.checkpoint, build_skeleton(weights.checkpoint), str(weights.device), weights.dtype)
     linears = {linear.name: linear for linear in subject.linears}

@@ -10,7 +10,6 @@
 Of the time that 1 leaves, finals get what they need, up to a half; of the rest candidates get 30 %, evolution 70 %.
 """
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -19,11 +18,10 @@ from tailcut.allocation import Allocation
 from tailcut.compress.searches import Task
 from tailcut.compress.searches._candidates import Candidate, candidates
 from tailcut.compress.searches._evolve import Evolved, Rules, Spent
-from tailcut.compress.searches._grid import Grid, make_grid
+from tailcut.compress.searches._grid import Grid
 from tailcut.compress.searches._measures import FINAL, Measures
-from tailcut.compress.searches._prepare import Subject, examine, prepare
+from tailcut.compress.searches._prepare import Subject, opened
 from tailcut.compress.searches._report import allocation_of, signed
-from tailcut.compress.searches._trace import open_trace
 from tailcut.compress.searches.evo import refine
 from tailcut.progress import Reporter
 
@@ -43,20 +41,9 @@ def search(task: Task, report: Reporter) -> Allocation:
     allocator among them, are really cut before one is chosen. Needs the model, a pruner and text. Measure several scores:
     each gives it more to choose from.
     """
-    began = time.monotonic()
-    grid = make_grid(task.scores, task.budget, task.effort.step)
-    known, missing = candidates(task.scores, task.budget)
-    subject = examine(task, {"search": "auto"})
-    trace = open_trace(task.trace, subject.fingerprint, began)
-    if trace.earlier:
-        report("search", 0, 1, f"going on after {len(trace.earlier)} measurements")
-    try:
-        proxy, finals = prepare(subject, grid, report)
-        measures = Measures(task.effort, trace, proxy, finals, subject.texts.fidelities, report)
-        measures.begin()
-        return _choose(subject, grid, measures, known, missing)
-    finally:
-        trace.close()
+    with opened(task, "auto", report) as ready:
+        known, missing = candidates(task.scores, task.budget)
+        return _choose(ready.subject, ready.grid, ready.measures, known, missing)
 
 
 @dataclass(frozen=True, slots=True)

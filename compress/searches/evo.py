@@ -7,7 +7,6 @@ pruned when they are first met; there are 16 offspring, which with a time limit 
 is best by the quick measure is the result: nothing checks it against plain allocators. `auto` does.
 """
 
-import time
 from typing import Final
 
 import numpy as np
@@ -15,12 +14,11 @@ import numpy as np
 from tailcut.allocation import Allocation
 from tailcut.compress.searches import Task
 from tailcut.compress.searches._evolve import Evolved, Rules, evolve
-from tailcut.compress.searches._grid import Grid, Levels, make_grid
+from tailcut.compress.searches._grid import Grid, Levels
 from tailcut.compress.searches._measures import Measures
 from tailcut.compress.searches._moves import SINGLE
-from tailcut.compress.searches._prepare import Subject, examine, prepare
+from tailcut.compress.searches._prepare import Subject, opened
 from tailcut.compress.searches._report import allocation_of, signed
-from tailcut.compress.searches._trace import open_trace
 from tailcut.progress import Reporter
 
 METRICS: Final = ()
@@ -32,20 +30,12 @@ def search(task: Task, report: Reporter) -> Allocation:
     divergence from the dense model on calibration text that no statistics saw. Needs the model, a pruner and text, no
     scores. `auto` starts from the best allocator, makes larger moves too, and checks what it found.
     """
-    began = time.monotonic()
-    grid = make_grid(task.scores, task.budget, task.effort.step)
-    subject = examine(task, {"search": "evo"})
-    trace = open_trace(task.trace, subject.fingerprint, began)
-    try:
-        proxy, finals = prepare(subject, grid, report)
-        measures = Measures(task.effort, trace, proxy, finals, subject.texts.fidelities, report)
-        measures.begin()
+    with opened(task, "evo", report) as ready:
+        grid, measures = ready.grid, ready.measures
         measures.until = measures.total
         start = grid.snap(dict.fromkeys(grid.names, task.budget.sparsity))
         found = refine(measures, grid, start, Rules(moves=SINGLE), task.calibration.seed)
-        return _result(subject, measures, grid, found)
-    finally:
-        trace.close()
+        return _result(ready.subject, measures, grid, found)
 
 
 def refine(measures: Measures, grid: Grid, start: Levels, rules: Rules, seed: int) -> Evolved:

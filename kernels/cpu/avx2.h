@@ -38,6 +38,15 @@ struct Activations {
   const int32_t* eights;  // [groups, 8]
 };
 
+// A product under way: m rows of x, prepared in `scratch`.
+struct Job {
+  const Matrix& w;
+  const uint8_t* scratch;
+  int64_t m;
+  float* y;
+  int64_t ldy;
+};
+
 inline size_t header_bytes(const Matrix& w) { return static_cast<size_t>((w.groups * 4 + 4 + 63) / 64 * 64); }
 inline size_t activation_bytes(const Matrix& w) {  // x8, and as much for `eights`
   return header_bytes(w) + static_cast<size_t>(w.blocks * kBlock * 2);

@@ -91,14 +91,6 @@ void some_rows(const Matrix& w, const Activations& x, float* y, int64_t row, int
   else dot_rows<kind, masked, S>(w, x, y, row, apart);
 }
 
-struct Job {
-  const Matrix& w;
-  const uint8_t* scratch;
-  int64_t m;
-  float* y;
-  int64_t ldy;
-};
-
 // All rows of x while the weights are in the cache.
 template <Kind kind, bool masked, int S>
 void each_input(const Job& job, int64_t row, int64_t apart) {

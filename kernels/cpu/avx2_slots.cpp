@@ -12,10 +12,9 @@ namespace {
 
 constexpr int kStreams = 2;
 
-// 32 places: weights times the activations their indices pick, added in pairs. No pair saturates: see avx2_int.cpp.
-__m256i products(__m256i window, __m256i indices, __m256i weights) {
-  const __m256i x = _mm256_shuffle_epi8(window, indices);
-  return _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(x, weights));
+// 32 places: weights times the activations their indices pick.
+__m256i picked(__m256i window, __m256i indices, __m256i weights) {
+  return products(_mm256_shuffle_epi8(window, indices), weights, _mm256_abs_epi8(weights));
 }
 
 void add_window4(const uint8_t* at, const int8_t* x, Sums* sums) {
@@ -23,23 +22,22 @@ void add_window4(const uint8_t* at, const int8_t* x, Sums* sums) {
   const __m256i indices = load(at);
   const __m256i low = _mm256_and_si256(indices, nibble);
   const __m256i high = _mm256_and_si256(_mm256_srli_epi16(indices, 4), nibble);
-  sums->low = _mm256_add_epi32(sums->low, _mm256_madd_epi16(products(window, low, load(at + 32)), ones));
-  sums->high = _mm256_add_epi32(sums->high, _mm256_madd_epi16(products(window, high, load(at + 64)), ones));
+  sums->low = _mm256_add_epi32(sums->low, _mm256_madd_epi16(picked(window, low, load(at + 32)), ones));
+  sums->high = _mm256_add_epi32(sums->high, _mm256_madd_epi16(picked(window, high, load(at + 64)), ones));
 }
 
 __m256i products2(const uint8_t* at, const int8_t* x) {  // 16 rows, one int16 each
   const __m128i indices = _mm_loadu_si128(reinterpret_cast<const __m128i*>(at)), nibble = _mm_set1_epi8(15);
   const __m128i low = _mm_and_si128(indices, nibble), high = _mm_and_si128(_mm_srli_epi16(indices, 4), nibble);
-  return products(broadcast16(x), _mm256_set_m128i(high, low), load(at + 16));
+  return picked(broadcast16(x), _mm256_set_m128i(high, low), load(at + 16));
 }
 
 // Two windows: their rows are interleaved, so that the pairwise sum adds the two. Lanes then hold rows 0-3, 8-11 and
 // 4-7, 12-15, which `in_order` sorts out at the end.
 void add_two_windows2(const uint8_t* at, const int8_t* x, bool second, Sums* sums) {
-  const __m256i a = products2(at, x), ones = _mm256_set1_epi16(1);
+  const __m256i a = products2(at, x);
   const __m256i b = second ? products2(at + slots_window_bytes(2), x + kWindow) : _mm256_setzero_si256();
-  sums->low = _mm256_add_epi32(sums->low, _mm256_madd_epi16(_mm256_unpacklo_epi16(a, b), ones));
-  sums->high = _mm256_add_epi32(sums->high, _mm256_madd_epi16(_mm256_unpackhi_epi16(a, b), ones));
+  add_interleaved(a, b, &sums->low, &sums->high);
 }
 
 // Activations of any column of the group for 32 places: looked up in each of the eight windows by the lowest four bits
@@ -58,21 +56,19 @@ __m256i look_up_128(const int8_t* x, __m256i columns) {
 }
 
 __m256i wide_products(const uint8_t* at, const int8_t* x) {
-  const __m256i picked = look_up_128(x, load(at)), weights = load(at + kWideBytes / 2);
-  return _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(picked, weights));
+  const __m256i weights = load(at + kWideBytes / 2);
+  return products(look_up_128(x, load(at)), weights, _mm256_abs_epi8(weights));
 }
 
 // In the mixed order of rows that add_two_windows2 leaves.
 Sums wide_sums(const uint8_t* at, int wide, const int8_t* x) {
   Sums sums{_mm256_setzero_si256(), _mm256_setzero_si256()};
-  const __m256i ones = _mm256_set1_epi16(1);
   for (int k = 0; k < wide; k += 2) {
     prefetch(at + k * kWideBytes);
     prefetch(at + (k + 1) * kWideBytes);
     const __m256i a = wide_products(at + k * kWideBytes, x);
     const __m256i b = k + 1 < wide ? wide_products(at + (k + 1) * kWideBytes, x) : _mm256_setzero_si256();
-    sums.low = _mm256_add_epi32(sums.low, _mm256_madd_epi16(_mm256_unpacklo_epi16(a, b), ones));
-    sums.high = _mm256_add_epi32(sums.high, _mm256_madd_epi16(_mm256_unpackhi_epi16(a, b), ones));
+    add_interleaved(a, b, &sums.low, &sums.high);
   }
   return sums;
 }

@@ -24,6 +24,18 @@ inline __m256i broadcast16(const int8_t* x) {
   return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(x)));
 }
 
+// 32 products, added in pairs: x with the signs of the weights, and their absolute values. No pair saturates: see avx2_int.cpp.
+inline __attribute__((always_inline)) __m256i products(__m256i x, __m256i weights, __m256i absolute) {
+  return _mm256_maddubs_epi16(absolute, _mm256_sign_epi8(x, weights));
+}
+
+// Pairs of sums for 16 rows each, interleaved so that the pairwise sum adds the two: see in_order.
+inline __attribute__((always_inline)) void add_interleaved(__m256i a, __m256i b, __m256i* low, __m256i* high) {
+  const __m256i ones = _mm256_set1_epi16(1);
+  *low = _mm256_add_epi32(*low, _mm256_madd_epi16(_mm256_unpacklo_epi16(a, b), ones));
+  *high = _mm256_add_epi32(*high, _mm256_madd_epi16(_mm256_unpackhi_epi16(a, b), ones));
+}
+
 // Rows 0-3, 8-11 and 4-7, 12-15, as interleaving leaves them, to 0-7 and 8-15.
 inline Sums in_order(const Sums& s) {
   return {_mm256_permute2x128_si256(s.low, s.high, 0x20), _mm256_permute2x128_si256(s.low, s.high, 0x31)};

@@ -3,7 +3,7 @@
 // Four places of a row of W name four columns; the bytes of those columns, interleaved, are what VPMADDUBSW and VPMADDWD
 // add up for one row of x in 32 bits. So only places are multiplied, each with up to 32 rows of x. |w| is the unsigned
 // side; its sign chooses between a column of x and the same negated, which lie side by side. No pair saturates
-// (2 * 127 * 127 = 32258), a group's sums are exact.
+// (2 * 128 * 127 = 32512), a group's sums are exact.
 #pragma once
 
 #include "avx2.h"

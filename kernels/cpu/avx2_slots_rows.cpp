@@ -1,6 +1,6 @@
 // i8 and i4 slots for several rows of x: a group of a tile is read once, its places look up up to four rows of x in turn.
 //
-// Products are |w| times x with the sign of w: nothing but x differs from row to row. No pair saturates (avx2_int.cpp).
+// Products are |w| times x with the sign of w: nothing but x differs from row to row.
 
 #if defined(__AVX2__)
 
@@ -13,10 +13,6 @@ namespace tailcut::avx2 {
 namespace {
 
 constexpr int64_t kShared = 4;  // rows of x at once: their sums take eight registers
-
-inline __attribute__((always_inline)) __m256i products(__m256i x, __m256i weights, __m256i absolute) {
-  return _mm256_maddubs_epi16(absolute, _mm256_sign_epi8(x, weights));
-}
 
 // The wide places of a group, ready to be looked up: window k has what `at[k]` points to, zeros for other windows.
 struct Wide {
@@ -108,13 +104,6 @@ inline __attribute__((always_inline)) __m256i products2(const Places2& p, const 
   return products(_mm256_shuffle_epi8(broadcast16(x), p.indices), p.weights, p.absolute);
 }
 
-// Pairs of sums for 16 rows each, interleaved so that the pairwise sum adds the two: see in_order.
-inline __attribute__((always_inline)) void add_interleaved(__m256i a, __m256i b, __m256i* low, __m256i* high) {
-  const __m256i ones = _mm256_set1_epi16(1);
-  *low = _mm256_add_epi32(*low, _mm256_madd_epi16(_mm256_unpacklo_epi16(a, b), ones));
-  *high = _mm256_add_epi32(*high, _mm256_madd_epi16(_mm256_unpackhi_epi16(a, b), ones));
-}
-
 template <int X>
 void window_sums2(const Record& record, Inputs in, Sums* sums) {
   __m256i low[X], high[X];
@@ -169,14 +158,6 @@ void add_total(const Sums& sums, float x_scale, const float* own, float* to) {
   _mm256_storeu_ps(to, _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums.low), scale, _mm256_loadu_ps(to)));
   _mm256_storeu_ps(to + 8, _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums.high), other, _mm256_loadu_ps(to + 8)));
 }
-
-struct Job {
-  const Matrix& w;
-  const uint8_t* scratch;
-  int64_t m;
-  float* y;
-  int64_t ldy;
-};
 
 template <int S, int X>
 void some_rows(const Job& job, const Record& record, int64_t group, int64_t i, float* totals) {

@@ -23,7 +23,7 @@ from tailcut.errors import InputError
 from tailcut.files import sha256_file
 from tailcut.manifest import try_manifest
 from tailcut.progress import Reporter, silent
-from tailcut.recipe import Recipe
+from tailcut.recipe import SHAPING, Recipe
 from tailcut.stages import Stage, run_stages
 from tailcut.texts import demo_heldout
 
@@ -99,15 +99,10 @@ def plan(state: Run, model_fingerprint: str) -> tuple[Stage, ...]:
     )
 
 
-# fields of compress.allocators.Settings
-_SHAPING = (
-    "metric", "tau", "granularity", "spread", "beta", "compat", "solver", "bounds", "step", "group", "allow_dense",
-    "bit_tau",
-)  # fmt: skip
 _SEARCHING = ("minutes", "evaluations")  # a search prunes, too: what decides the cutting decides its plan
 _SETTINGS: dict[str, tuple[str, ...]] = {
     "measure": ("device",),  # and the metrics, and with some of them the calibration text
-    "allocate": ("sparsity", "pattern", "allocator", "cap", "bits", "bit_choices", "speedup", *_SHAPING),
+    "allocate": ("sparsity", "pattern", "allocator", "cap", "bits", "bit_choices", "speedup", *SHAPING),
     "compress": ("pruner", "quantiser", "calibration", "samples", "seqlen", "seed", "device", "forward"),
     "export": ("engines", "context", "prompt_tokens", "weights", "head", "activation_bits", "kv_cache"),
     "quality": ("text", "text_context", "windows", "device"),
@@ -182,14 +177,13 @@ def _search(state: Run, scores: LayerScores) -> Allocation:
     from tailcut.compress.searches import Effort, Task, search
 
     recipe = state.recipe
-    minutes = 10.0 if recipe.minutes is None and recipe.evaluations is None else recipe.minutes
     task = Task(
         state.model,
         scores,
         recipe.budget(),
         recipe.pruner,
         _calibration(recipe),
-        Effort(minutes, recipe.evaluations),
+        Effort.asked(recipe.minutes, recipe.evaluations),
         recipe.device,
         state.out / "allocation.search.jsonl",
     )
@@ -199,7 +193,7 @@ def _search(state: Run, scores: LayerScores) -> Allocation:
 def _shaping(recipe: Recipe) -> "Settings":
     from tailcut.compress.allocators import Settings
 
-    settings = Settings(**{name: getattr(recipe, name) for name in _SHAPING})
+    settings = Settings(**{name: getattr(recipe, name) for name in SHAPING})
     if recipe.cost is not None:
         settings = replace(settings, cost=codec.load(CostTable, Path(recipe.cost)), precision=recipe.weights)
     return settings

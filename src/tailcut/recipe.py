@@ -17,6 +17,11 @@ from tailcut.errors import InputError
 from tailcut.quantised import CachePrecision, HeadPrecision, Precision
 
 SEARCHES: Final = "tailcut.compress.searches"
+# fields of compress.allocators.Settings that a recipe has under the same names: all but the cost table's
+SHAPING: Final = (
+    "metric", "tau", "granularity", "spread", "beta", "compat", "solver", "bounds", "step", "group", "allow_dense",
+    "bit_tau",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

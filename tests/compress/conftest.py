@@ -9,6 +9,8 @@ from tailcut.allocation import Allocation, LayerPlan, Pattern, Unstructured
 from tailcut.checkpoint import Checkpoint
 from tailcut.compress.calibration import Calibration
 from tailcut.compress.discovery import find_linears
+from tailcut.compress.make_model import make_model, settings_of
+from tailcut.errors import MissingEnvironmentError
 
 Allocate = Callable[..., Allocation]
 
@@ -54,3 +56,19 @@ def files_of(directory: Path) -> dict[str, bytes]:
 def same_files() -> Callable[[Path, Path], bool]:
     """Whether two directories hold the same names and bytes."""
     return lambda a, b: files_of(a) == files_of(b)
+
+
+@pytest.fixture(scope="module")
+def make_or_skip(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[], object]], Path]:
+    """The name of a packaged model and what finds its weights -> its directory; skips where the weights are not there."""
+
+    def make(name: str, find: Callable[[], object]) -> Path:
+        try:
+            find()
+        except MissingEnvironmentError as error:
+            pytest.skip(str(error))
+        out = tmp_path_factory.mktemp("models") / name
+        make_model(name, out, settings_of())
+        return out
+
+    return make

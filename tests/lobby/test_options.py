@@ -11,10 +11,11 @@ import typer
 from typer.testing import CliRunner
 
 from tailcut import pipeline
-from tailcut.commands import allocate, run
-from tailcut.commands._options import SHAPING, Planning, expanded
+from tailcut.commands import allocate, compress, measure, run
+from tailcut.commands._options import CalibrationText, Planning, expanded
 from tailcut.compress.allocators import Settings
-from tailcut.recipe import Recipe
+from tailcut.compress.calibration import Calibration
+from tailcut.recipe import SHAPING, Recipe
 
 Tailcut = Callable[..., tuple[int, str, str]]
 
@@ -51,6 +52,16 @@ def test_every_setting_of_an_allocator_is_a_flag_of_both_commands_and_a_key_of_a
     assert set(SHAPING) < planning <= {item.name for item in fields(Recipe)}
     for command in (allocate.command, run.command):
         assert planning <= set(inspect.signature(command).parameters)
+
+
+def test_the_text_is_a_flag_of_every_command_that_reads_one_and_its_defaults_are_stated_as_they_are() -> None:
+    flags = {item.name for item in fields(CalibrationText)}
+    for command in (measure.command, allocate.command, compress.command, run.command):
+        assert flags <= set(inspect.signature(command).parameters)
+    assert CalibrationText().wanted == Calibration() == Calibration("demo", 32, 512, 0)
+    assert CalibrationText("x.txt", 3, 24, 7).wanted == Calibration("x.txt", 3, 24, 7)
+    recipe = {item.name: item.default for item in fields(Recipe)}
+    assert [recipe[name] for name in ("calibration", "samples", "seqlen", "seed")] == ["demo", 32, 512, 0]
 
 
 def test_what_is_not_given_is_left_to_the_recipe() -> None:

@@ -9,15 +9,14 @@ from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any, Final, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-# fields of Planning that are compress.allocators.Settings' own, the cost table aside
-SHAPING: Final = (
-    "metric", "tau", "granularity", "spread", "beta", "compat", "solver", "bounds", "step", "group", "allow_dense",
-    "bit_tau",
-)  # fmt: skip
+from tailcut.recipe import SHAPING
+
+if TYPE_CHECKING:
+    from tailcut.compress.calibration import Calibration
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +84,51 @@ class Planning:
     @property
     def given(self) -> dict[str, Any]:
         """The flags that were given, by name."""
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {name: value for name, value in values.items() if value is not None}
+        return _given(self)
 
     @property
     def shaping(self) -> dict[str, Any]:
         """Those of them that `compress.allocators.Settings` takes under the same name."""
         return {name: value for name, value in self.given.items() if name in SHAPING}
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationText:
+    """What runs through the model while it is measured, searched or cut."""
+
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            help="Text, where any is needed: demo (packaged prose), a .txt or .jsonl file, or datasets:NAME from the hub. "
+            "[default: demo]"
+        ),
+    ] = None
+    samples: Annotated[int | None, typer.Option(help="Calibration sequences. [default: 32]")] = None
+    seqlen: Annotated[int | None, typer.Option(help="Tokens a calibration sequence; at most 2048. [default: 512]")] = (
+        None
+    )
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the calibration windows and of everything else random. [default: 0]")
+    ] = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The flags that were given, by name."""
+        return _given(self)
+
+    @property
+    def wanted(self) -> "Calibration":
+        """What is to be drawn; flags that were not given are `Calibration`'s own defaults."""
+        from tailcut.compress.calibration import Calibration
+
+        return Calibration(
+            **{"source" if name == "calibration" else name: value for name, value in _given(self).items()}
+        )
+
+
+def _given(group: Any) -> dict[str, Any]:  # noqa: ANN401  (any dataclass of flags)
+    values = {item.name: getattr(group, item.name) for item in fields(group)}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def expanded(command: Callable[..., None]) -> Callable[..., None]:

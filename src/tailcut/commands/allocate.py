@@ -10,7 +10,7 @@ import typer
 
 from tailcut import codec
 from tailcut.allocation import Allocation, Budget, LayerScores, parse_bits, parse_nm
-from tailcut.commands._options import Planning, expanded
+from tailcut.commands._options import CalibrationText, Planning, expanded
 from tailcut.cost import CostTable
 from tailcut.errors import InputError
 from tailcut.files import require_absent
@@ -55,10 +55,7 @@ def command(
     precision: Annotated[str | None, typer.Option(help="Which of the cost table's precisions, if several.")] = None,
     model: Annotated[Path | None, typer.Option(help="auto, evo: the model directory that was measured.")] = None,
     pruner: Annotated[str, typer.Option(help="auto, evo: what `tailcut compress` will cut with.")] = "wanda",
-    calibration: Annotated[str, typer.Option(help="auto, evo: demo, a .txt/.jsonl file, or datasets:NAME.")] = "demo",
-    samples: Annotated[int, typer.Option(help="auto, evo: calibration sequences.")] = 32,
-    seqlen: Annotated[int, typer.Option(help="auto, evo: tokens a sequence.")] = 512,
-    seed: Annotated[int, typer.Option(help="auto, evo: of the calibration windows and of the search.")] = 0,
+    text: CalibrationText,
     device: Annotated[str, typer.Option(help="auto, evo: auto, cpu or cuda.")] = "auto",
     plot: Annotated[Path | None, typer.Option(help="auto, evo: a picture of the search (.svg or .png).")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
@@ -78,7 +75,6 @@ def command(
     from tailcut import plugins
     from tailcut.compress import searches
     from tailcut.compress.allocators import PACKAGE, Settings, allocate
-    from tailcut.compress.calibration import Calibration
     from tailcut.compress.searches import Effort
 
     budget = _budget(planning)
@@ -93,9 +89,8 @@ def command(
     minutes, evaluations = planning.minutes, planning.evaluations
     if searches.is_search(chosen):
         searches.require_searchable(chosen, budget, settings)
-        text = Calibration(calibration, samples, seqlen, seed)
-        effort = Effort(10.0 if minutes is None and evaluations is None else minutes, evaluations)
-        allocation = _search(chosen, model, measured, budget, (pruner, text, effort, device), out, plot)
+        how = pruner, text.wanted, Effort.asked(minutes, evaluations), device
+        allocation = _search(chosen, model, measured, budget, how, out, plot)
     else:
         _refuse(chosen, {"model": model, "minutes": minutes, "evaluations": evaluations, "plot": plot})
         allocation = allocate(chosen, measured, budget, settings)

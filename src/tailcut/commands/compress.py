@@ -7,6 +7,7 @@ import typer
 
 from tailcut import codec
 from tailcut.allocation import Allocation
+from tailcut.commands._options import CalibrationText, expanded
 from tailcut.manifest import Manifest
 from tailcut.progress import console
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from tailcut.compress.resident import Forward
 
 
+@expanded
 def command(
     model: Annotated[Path, typer.Argument(help="A Hugging Face directory with safetensors weights.")],
     out: Annotated[Path, typer.Option("--output", "-o", help="The pruned directory; must not exist.")],
@@ -34,12 +36,8 @@ def command(
     clip: Annotated[
         bool, typer.Option("--clip/--no-clip", help="Search scales below 8 bits by squared error, or take the largest.")
     ] = True,
-    calibration: Annotated[
-        str, typer.Option(help='"demo" (packaged prose), a .txt or .jsonl file, or datasets:NAME from the hub.')
-    ] = "demo",
-    samples: Annotated[int, typer.Option(help="Calibration sequences.")] = 32,
-    seqlen: Annotated[int, typer.Option(help="Tokens a calibration sequence; at most 2048.")] = 512,
-    seed: Annotated[int, typer.Option(help="Seed of the calibration windows.")] = 0,
+    *,
+    text: CalibrationText,
     device: Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")] = "auto",
     forward: Annotated[
         str, typer.Option(help="Passes over calibration text: float32, or bfloat16 (several times faster on a GPU).")
@@ -56,11 +54,9 @@ def command(
     Only one decoder block is in memory at a time. Finished blocks are kept in OUTPUT.work: after an interruption
     run the same command again, the result is the same byte for byte. Next: `tailcut export`.
     """
-    from tailcut.compress.calibration import Calibration
     from tailcut.compress.run import compress
 
     plan = codec.load(Allocation, allocation)
-    text = Calibration(calibration, samples, seqlen, seed)
     with console(quiet=json) as report:
         manifest = compress(
             model,
@@ -69,7 +65,7 @@ def command(
             pruner=pruner,
             quantiser=quantiser,
             clip=clip,
-            calibration=text,
+            calibration=text.wanted,
             device=device,
             forward=cast("Forward", forward),
             pack=pack,

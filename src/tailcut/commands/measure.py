@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tailcut import codec
+from tailcut.commands._options import CalibrationText, expanded
 from tailcut.errors import InputError
 from tailcut.files import require_absent
 from tailcut.progress import console
@@ -36,6 +37,7 @@ def _first_paragraph(metric: object) -> str:
     return " ".join((metric.__doc__ or "").split("\n\n")[0].split())
 
 
+@expanded
 def command(
     model: Annotated[Path, typer.Argument(help="A Hugging Face directory with safetensors weights.")],
     out: Annotated[Path, typer.Option("--output", "-o", help="Where to write the scores (JSON).")] = Path(
@@ -46,13 +48,8 @@ def command(
         list[str] | None,
         typer.Option(help="Comma-separated or repeated; --list shows them all. [default: alpha-peak]"),
     ] = None,
-    calibration: Annotated[
-        str,
-        typer.Option(help='For metrics that look at inputs: "demo", a .txt or .jsonl file, or datasets:NAME.'),
-    ] = "demo",
-    samples: Annotated[int, typer.Option(help="Calibration sequences.")] = 32,
-    seqlen: Annotated[int, typer.Option(help="Tokens a calibration sequence; at most 2048.")] = 512,
-    seed: Annotated[int, typer.Option(help="Seed of the calibration windows and of als's tokens.")] = 0,
+    *,
+    text: CalibrationText,
     outlier: Annotated[float, typer.Option(help="owl: an importance above this many times the mean is one.")] = 5.0,
     tokens: Annotated[int, typer.Option(help="als: how many calibration tokens are compared.")] = 512,
     device: Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")] = "auto",
@@ -75,11 +72,10 @@ def command(
         for path in (out, spectra):
             if path is not None:
                 require_absent(path)
-    from tailcut.compress.calibration import Calibration
     from tailcut.compress.measure import measure, save_spectra
     from tailcut.compress.metrics import Options
 
-    names = [name.strip() for text in metric or ["alpha_peak"] for name in text.split(",") if name.strip()]
+    names = [name.strip() for words in metric or ["alpha_peak"] for name in words.split(",") if name.strip()]
     _require_spectra(names, spectra)
     with console(quiet=json) as report:
         measured = measure(
@@ -87,7 +83,7 @@ def command(
             metrics=names,
             device=device,
             cache=cache,
-            calibration=Calibration(calibration, samples, seqlen, seed),
+            calibration=text.wanted,
             options=Options(outlier, tokens),
             report=report,
         )

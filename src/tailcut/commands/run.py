@@ -7,7 +7,7 @@ import typer
 
 from tailcut import codec
 from tailcut.allocation import parse_bits
-from tailcut.commands._options import Planning, expanded
+from tailcut.commands._options import CalibrationText, Planning, expanded
 from tailcut.progress import console
 from tailcut.recipe import Recipe, make_recipe, read_recipe, with_paths
 
@@ -15,19 +15,20 @@ if TYPE_CHECKING:
     from tailcut.results import Verdict
 
 
+# parameters of the command that are no fields of a recipe, or stand for several
+_OWN = ("source", "out", "planning", "drawn", "json")
+
+
 @expanded
 def command(
     source: Annotated[str, typer.Argument(metavar="MODEL|RECIPE.yaml", help="A Hugging Face directory, or a recipe.")],
     out: Annotated[Path, typer.Option("--output", "-o", help="The run directory; run again to resume.")],
     planning: Planning,
+    drawn: CalibrationText,
     pruner: Annotated[str | None, typer.Option(help="As in `tailcut compress`. [default: wanda]")] = None,
     quantiser: Annotated[
         str | None, typer.Option(help="rtn, gptq or joint, of layers with bits. [default: gptq]")
     ] = None,
-    calibration: Annotated[str | None, typer.Option(help="demo, a .txt/.jsonl file, or datasets:NAME.")] = None,
-    samples: Annotated[int | None, typer.Option(help="Calibration sequences. [default: 32]")] = None,
-    seqlen: Annotated[int | None, typer.Option(help="Tokens a calibration sequence. [default: 512]")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random. [default: 0]")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda. [default: auto]")] = None,
     forward: Annotated[
         str | None, typer.Option(help="Passes over calibration text: float32 or bfloat16. [default: float32]")
@@ -66,8 +67,8 @@ def command(
 
     Exit code: 0 pass, 1 gate failed, 2 bad usage or input, 3 inconclusive, 4 environment.
     """
-    rest = {name: value for name, value in locals().items() if name not in ("source", "out", "planning", "json")}
-    given = planning.given | {name: value for name, value in rest.items() if value is not None}
+    rest = {name: value for name, value in locals().items() if name not in _OWN}
+    given = planning.given | drawn.given | {name: value for name, value in rest.items() if value is not None}
     recipe = with_paths(_recipe(source, given))
     from tailcut.pipeline import run
 

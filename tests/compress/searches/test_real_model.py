@@ -1,27 +1,21 @@
 """auto on SmolLM2-135M: a real model has something to find."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tailcut.allocation import Budget
 from tailcut.compress.calibration import Calibration
-from tailcut.compress.make_model import make_model, settings_of
 from tailcut.compress.measure import measure
 from tailcut.compress.models import smollm2_135m
 from tailcut.compress.searches import Effort, Task, search
-from tailcut.errors import MissingEnvironmentError
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_finds_a_better_plan_than_uniform(tmp_path: Path) -> None:
-    try:
-        smollm2_135m.find_gguf()
-    except MissingEnvironmentError as error:
-        pytest.skip(str(error))
-    model = tmp_path / "smollm2"
-    make_model("smollm2-135m", model, settings_of())
+def test_finds_a_better_plan_than_uniform(make_or_skip: Callable[[str, Callable[[], object]], Path]) -> None:
+    model = make_or_skip("smollm2-135m", smollm2_135m.find_gguf)
     text = Calibration(samples=8, seqlen=128)
     scores = measure(model, metrics=("owl", "dlp"), calibration=text, device="cpu").scores
     effort = Effort(evaluations=60, tokens=(256, 512, 1024), final_tokens=1024, finals=3)

@@ -118,7 +118,7 @@ def test_auto_takes_an_unrefined_plan_where_refining_did_not_help(task: Task, mo
 
 def test_time_is_kept(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that the measurements move: 1 s each, 0 between. What is left after the finals is used up, and no more."""
-    from tailcut.compress.searches import _trace, auto
+    from tailcut.compress.searches import _prepare, _trace
 
     now = 0.0
 
@@ -129,7 +129,7 @@ def test_time_is_kept(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
 
     divergence = Proxy.divergence
     monkeypatch.setattr(Proxy, "divergence", measured)
-    for module in (_trace, auto):
+    for module in (_trace, _prepare):
         monkeypatch.setattr(module, "time", type("Clock", (), {"monotonic": staticmethod(lambda: now)}))
     allocation = search("auto", replace(task, effort=replace(EFFORT, evaluations=None, minutes=1.0)))
     spent = dict(item.rsplit(" ", 1) for item in allocation.provenance["seconds"].split(", "))

@@ -273,8 +273,7 @@ def check_tokens(row: Row, workload: Workload) -> Tokens:
 
 def reference(row: Row, workload: Workload) -> Logits:
     """ONNX Runtime's logits on the package's standard graph, every matrix in float32; kept beside the package."""
-    tokens = check_tokens(row, workload)
-    kept = row.package.with_name(f"{row.package.name}.logits-{package_facts(row.package).sha256[:16]}.npy")
+    tokens, kept = check_tokens(row, workload), kept_logits(row.package)
     if kept.is_file():
         return np.asarray(np.load(kept), np.float32)
     launch = engines.load("onnxruntime").launch(row.package, "prefill", workload)
@@ -283,6 +282,11 @@ def reference(row: Row, workload: Workload) -> Logits:
         _, arrays = worker.ask("logits", {"tokens": tokens})
     np.save(kept, arrays["logits"])
     return np.asarray(arrays["logits"], np.float32)
+
+
+def kept_logits(package: Path) -> Path:
+    """Where the reference logits of a package are kept."""
+    return package.with_name(f"{package.name}.logits-{package_facts(package).sha256[:16]}.npy")
 
 
 def _note(seats: Sequence[Seat]) -> str:

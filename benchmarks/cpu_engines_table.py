@@ -8,11 +8,11 @@ from tailcut.bench.many import Measured, Session
 from tailcut.bench.report import markdown_row
 from tailcut.bench.stats import median_ratio
 from tailcut.bench.tables import interval
-from tailcut.quantised import Precision
+from tailcut.quantised import HeadPrecision, Precision
 from tailcut.results import Ratio
 
 # suffix of a package -> how its layers and its head are stored
-PACKAGES: dict[str, tuple[Precision, Precision]] = {
+PACKAGES: dict[str, tuple[Precision, HeadPrecision]] = {
     "": ("float32", "float32"),
     "-head8": ("float32", "int8"),
     "-int8": ("int8", "int8"),

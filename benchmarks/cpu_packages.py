@@ -6,6 +6,9 @@ Writes DIR/dense and DIR/s80, … (float32), DIR/NAME-int8 and DIR/NAME-int4 (al
 DIR/NAME-head8 and DIR/NAME-int8-head4 (float32 and int8 with a rounder head), DIR/NAME-deepsparse, and the variants that the named peers open instead of a package. What is there already is kept, so a
 broken-off run goes on. Random weights have no spectrum: the layer profile is a published model's, as in
 `speed_packages.py`; without --profile every matrix is cut alike.
+
+A model whose float32 form is larger than the memory (7B): name the packages to write with --only, and have the reference
+logits computed with --unfolded, by a plain ONNX Runtime that expands one matrix at a time.
 """
 
 import argparse
@@ -13,6 +16,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 from cpu_engines_table import PACKAGES  # beside this script
 from speed_packages import profile_scores
 
@@ -20,7 +25,7 @@ from tailcut.allocation import Allocation, Budget, LayerScore, LayerScores
 from tailcut.bench import variants
 from tailcut.bench.engines import load
 from tailcut.bench.machine import usable_cpus
-from tailcut.bench.many import Row, reference
+from tailcut.bench.many import Logits, Row, Tokens, check_tokens, kept_logits, reference
 from tailcut.checkpoint import Checkpoint
 from tailcut.compress.allocators import Settings, alpha, uniform
 from tailcut.compress.calibration import Calibration
@@ -29,6 +34,7 @@ from tailcut.compress.run import compress
 from tailcut.errors import TailcutError
 from tailcut.export.run import export
 from tailcut.export.static import export_deepsparse
+from tailcut.kernels.package import MODEL_NAME
 from tailcut.manifest import MANIFEST_NAME
 from tailcut.progress import Reporter, console
 from tailcut.results import Workload
@@ -52,7 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def wanted(name: str, options: argparse.Namespace) -> list[str]:
     """The packages of one sparsity, the static one included where it is asked for."""
     static = [f"{name}-deepsparse"] if percent_of(name) in options.static else []
-    return [*(f"{name}{suffix}" for suffix in PACKAGES), *static]
+    return [*(f"{name}{suffix}" for suffix in suffixes(options)), *static]
+
+
+def suffixes(options: argparse.Namespace) -> list[str]:
+    return [suffix for suffix in PACKAGES if not options.only or suffix.removeprefix("-") in options.only]
 
 
 def percent_of(name: str) -> int:
@@ -81,7 +91,8 @@ def plan(options: argparse.Namespace, percent: int) -> Allocation:
 def write(model: Path, name: str, options: argparse.Namespace, report: Reporter) -> None:
     """Every package of one (cut) model that is not there yet."""
     out: Path = options.out
-    for suffix, (weights, head) in PACKAGES.items():
+    for suffix in suffixes(options):
+        weights, head = PACKAGES[suffix]
         if not (out / f"{name}{suffix}").exists():
             export(model, out / f"{name}{suffix}", weights=weights, head=head, check=False, report=report)
     static = out / f"{name}-deepsparse"
@@ -109,9 +120,34 @@ def peers(options: argparse.Namespace, name: str, report: Reporter) -> None:
 def logits(options: argparse.Namespace, name: str, report: Reporter) -> None:
     """The reference logits that every engine is checked against, now rather than while the machine is being timed."""
     work = Workload(prompt_tokens=options.prompt, new_tokens=4, context=options.context, threads=len(usable_cpus()))
-    for number, suffix in enumerate(PACKAGES):
-        report("reference logits", number, len(PACKAGES), f"{name}{suffix}")
-        reference(Row("onnxruntime", options.out / f"{name}{suffix}", "float32"), work)
+    made = suffixes(options)
+    for number, suffix in enumerate(made):
+        report("reference logits", number, len(made), f"{name}{suffix}")
+        row = Row("onnxruntime", options.out / f"{name}{suffix}", "float32")
+        if options.unfolded and not kept_logits(row.package).is_file():
+            np.save(kept_logits(row.package), unfolded(row.package, check_tokens(row, work)))
+        reference(row, work)
+
+
+def unfolded(package: Path, tokens: Tokens) -> Logits:
+    """The standard graph's logits [1, n, vocab] of tokens [1, n], without a float32 copy of the matrices in memory."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = len(usable_cpus())
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    session = onnxruntime.InferenceSession(
+        package / MODEL_NAME, options, providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantFolding"]
+    )
+    count = tokens.shape[1]
+    feed = {
+        "input_ids": tokens,
+        "attention_mask": np.ones((1, count), np.int64),
+        "position_ids": np.arange(count, dtype=np.int64)[None],
+    }
+    sizes = {"batch": 1, "past": 0}
+    for cache in session.get_inputs():
+        if cache.name not in feed:
+            feed[cache.name] = np.zeros([sizes.get(size, size) for size in cache.shape], np.float32)
+    return np.asarray(session.run(["logits"], feed)[0], np.float32)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -124,6 +160,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tau", type=float)
     parser.add_argument("--context", type=int, default=512)
     parser.add_argument("--prompt", type=int, default=128)
+    parser.add_argument(
+        "--only", type=lambda text: text.split(","), help="packages: float32's name is empty (int8,int4)"
+    )
+    parser.add_argument("--unfolded", action="store_true", help="reference logits of a model larger than the memory")
     parser.add_argument("--keep", action="store_true", help="keep the cut models, for packages made again later")
     parser.add_argument("--peers", type=lambda text: text.split(",") if text else [], default=list(PEERS))
     return parser.parse_args(arguments)

@@ -59,6 +59,7 @@ class Raw:
 
     load_seconds: float = 0.0
     peak_rss_bytes: int = 0
+    logits_gap: float | None = None  # the largest of its phases
     evidence: dict[str, Any] = field(default_factory=dict)
     samples: dict[Phase, list[list[float]]] = field(default_factory=lambda: {"prefill": [], "decode": []})
     others: dict[Phase, list[float]] = field(default_factory=lambda: {"prefill": [], "decode": []})
@@ -110,7 +111,8 @@ def _measure(
     with ExitStack() as stack:
         workers = {role: _open(stack, engine, pair, role, phases[0], raw[role]) for role in ROLES}
         for role in ROLES:
-            _require_same_logits(name, engine, workers[role], pair, role, references)
+            gap = _require_same_logits(name, engine, workers[role], pair, role, references)
+            raw[role].logits_gap = max(raw[role].logits_gap or 0.0, gap)
         for phase in phases:
             _run_blocks(name, phase, pair, workers, raw, report)
         for role in ROLES:
@@ -142,12 +144,12 @@ def _require_memory(pair: Pair) -> None:
 
 def _require_same_logits(
     name: str, engine: Engine, worker: Worker, pair: Pair, role: Role, references: References
-) -> None:
-    """Refuse an engine whose first logits differ from ONNX Runtime's on the same weights."""
+) -> float:
+    """How far an engine's first logits are from ONNX Runtime's on the same weights; refused beyond its tolerance."""
     _, arrays = worker.ask("logits", {"tokens": first_tokens(pair)})
     if engine.TOLERANCE == 0.0:  # this is ONNX Runtime: spare the engines after it a load of both packages
         references.known[role] = arrays["logits"]
-        return
+        return 0.0
     want = references.get(role)
     gap = float(np.abs(arrays["logits"] - want).max() / np.abs(want).max())
     limit = allowed_gap(engine, pair.packages[role])
@@ -156,6 +158,7 @@ def _require_same_logits(
             f"{role} package: logits differ from ONNX Runtime's by {gap:.1e} of their scale, at most "
             f"{limit:.0e} is allowed; {name} computes something else than the model"
         )
+    return gap
 
 
 def allowed_gap(engine: Engine, package: Path) -> float:

@@ -162,6 +162,7 @@ class Session:
                 l3_bytes=cache_bytes,
             ),
             evidence=raw.evidence,
+            logits_gap=raw.logits_gap,
         )
 
 

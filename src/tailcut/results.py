@@ -122,6 +122,7 @@ class Side:
     tokens_per_second: float  # batch / median decode step
     roofline: Roofline
     evidence: Mapping[str, str | int | float | bool | None]  # what the engine says it ran
+    logits_gap: float | None = None  # largest |logits - ONNX Runtime's| over the largest |ONNX Runtime's|, same weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +170,7 @@ class Quality:
     dense_nll: tuple[float, ...]  # nats, summed over each window
     sparse_nll: tuple[float, ...]
     measured_with: str = ""  # "onnxruntime", "torch": what computed the logits
+    kl_nats: tuple[float, ...] = ()  # mean KL(dense || sparse) over each window's positions, nats; (): not measured
     notes: tuple[str, ...] = ()
 
 
@@ -213,6 +215,7 @@ class Check:
     low: float | None
     high: float | None
     sentence: str
+    engine: str = ""  # the engine it is about; "": the package
 
 
 @dataclass(frozen=True, slots=True)

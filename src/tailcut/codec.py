@@ -1,7 +1,9 @@
 """JSON in and out for the frozen values, with a schema name and version on every file.
 
 The values are plain frozen dataclasses; pydantic only checks types on the way in, so that a hand-edited
-or truncated file gives one clear sentence naming the field, and an unknown field is refused.
+or truncated file gives one clear sentence naming the field, and an unknown field is refused. What a file may hold at
+all (size, depth, unique names, finite numbers) `tailcut.untrusted` says; kinds that are shown to people as they are set
+VISIBLE_TEXT and also refuse characters that are not shown.
 """
 
 import json
@@ -12,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tailcut.errors import InputError
 from tailcut.files import write_file
+from tailcut.untrusted import parse_json, read_limited, require_visible
 
 T = TypeVar("T")
 FORBID_EXTRA: Any = {"extra": "forbid"}  # set as __pydantic_config__ on each value
@@ -35,11 +38,10 @@ def to_json(value: object) -> str:
 
 def from_json(kind: type[T], text: str | bytes, source: str = "input") -> T:
     """JSON text -> a value of `kind`; InputError names the source and the field that is wrong."""
-    try:
-        data = json.loads(text, parse_constant=_no_such_number)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{source}: not valid JSON ({error})") from error
+    data = parse_json(text, source)
     _check_head(kind, data, source)
+    if getattr(kind, "VISIBLE_TEXT", False):
+        require_visible(data, source)
     return parse(kind, {key: item for key, item in data.items() if key not in ("schema", "schema_version")}, source)
 
 
@@ -63,7 +65,7 @@ def save(value: object, path: Path) -> None:
 def load(kind: type[T], path: Path) -> T:
     """Read one value; a missing or malformed file is an InputError."""
     try:
-        text = path.read_bytes()
+        text = read_limited(path)
     except OSError as error:
         raise InputError(f"{path}: cannot read a {kind.__name__} ({error.strerror})") from error
     return from_json(kind, text, str(path))
@@ -72,10 +74,6 @@ def load(kind: type[T], path: Path) -> T:
 def json_schema(kind: type[Any]) -> dict[str, Any]:
     """The published JSON schema of a value."""
     return _adapter(kind).json_schema()
-
-
-def _no_such_number(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")  # Python's reader would take NaN and Infinity
 
 
 def _version(kind: type[Any]) -> int:

@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
-import yaml
-
 from tailcut import codec, plugins
 from tailcut.allocation import Bits, Budget, parse_nm
 from tailcut.codec import FORBID_EXTRA
 from tailcut.errors import InputError
 from tailcut.quantised import CachePrecision, HeadPrecision, Precision
+from tailcut.untrusted import parse_yaml
 
 SEARCHES: Final = "tailcut.compress.searches"
 # fields of compress.allocators.Settings that a recipe has under the same names: all but the cost table's
@@ -131,15 +130,18 @@ class Recipe:
 
 def read_recipe(path: Path, overrides: dict[str, Any]) -> Recipe:
     """A YAML recipe with flags on top; paths in it are relative to the recipe's own directory."""
+    return make_recipe(read_settings(path) | overrides, str(path))
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, unchecked, its paths made relative to where we are."""
     try:
-        data = yaml.safe_load(path.read_text())
+        data = parse_yaml(path.read_bytes(), str(path))
     except OSError as error:
         raise InputError(f"{path}: cannot read the recipe ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid YAML ({error})") from error
     if not isinstance(data, dict):
         raise InputError(f"{path}: a recipe is a mapping of settings, got {type(data).__name__}")
-    return make_recipe(_anchor(data, path.parent) | overrides, str(path))
+    return _anchor(data, path.parent)
 
 
 def make_recipe(settings: dict[str, Any], source: str) -> Recipe:

@@ -56,7 +56,7 @@ def run(recipe: Recipe, out: Path, report: Reporter = silent) -> "Verdict":
     """Do every stage that is not done yet and return the verdict that is in `out`."""
     from tailcut.results import Verdict
 
-    _require_plannable(recipe)  # now, not after the measuring
+    require_plannable(recipe)  # now, not after the measuring
     state = Run(recipe, out, report)
     stages = plan(state, Checkpoint(state.model).fingerprint())
     out.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def run(recipe: Recipe, out: Path, report: Reporter = silent) -> "Verdict":
 def plan(state: Run, model_fingerprint: str) -> tuple[Stage, ...]:
     """The stages with what each depends on; a setting appears at the stage whose output it changes."""
     recipe = state.recipe
-    static = _static_reason(recipe) is None  # an engine that is installed later makes its stages run again
+    static = static_reason(recipe) is None  # an engine that is installed later makes its stages run again
 
     def stage(name: str, after: tuple[str, ...], outputs: tuple[str, ...], work: Callable[[Run], None]) -> Stage:
         fields: dict[str, object] = {field: getattr(recipe, field) for field in _SETTINGS[name]}
@@ -123,7 +123,8 @@ def _metrics(recipe: Recipe) -> tuple[str, ...]:
     return tuple(dict.fromkeys(("alpha_mid", "alpha_peak", *needed, *of_bits)))
 
 
-def _require_plannable(recipe: Recipe) -> None:
+def require_plannable(recipe: Recipe) -> None:
+    """InputError for a setting that the recipe's allocator or search would ignore."""
     from tailcut.compress.allocators import require_read
     from tailcut.compress.searches import require_searchable
 
@@ -139,7 +140,8 @@ def _measured_with(recipe: Recipe) -> tuple[object, ...]:
     return texts if need_text(_metrics(recipe)) else ()
 
 
-def _calibration(recipe: Recipe) -> "Calibration":
+def calibration_of(recipe: Recipe) -> "Calibration":
+    """What runs through the model."""
     from tailcut.compress.calibration import Calibration
 
     return Calibration(recipe.calibration, recipe.samples, recipe.seqlen, recipe.seed)
@@ -153,7 +155,7 @@ def _measure(state: Run) -> None:
         state.model,
         metrics=_metrics(recipe),
         device=recipe.device,
-        calibration=_calibration(recipe),
+        calibration=calibration_of(recipe),
         report=state.report,
     )
     save_spectra(measured.spectra, state.out / "spectra.npz")
@@ -182,7 +184,7 @@ def _search(state: Run, scores: LayerScores) -> Allocation:
         scores,
         recipe.budget(),
         recipe.pruner,
-        _calibration(recipe),
+        calibration_of(recipe),
         Effort.asked(recipe.minutes, recipe.evaluations),
         recipe.device,
         state.out / "allocation.search.jsonl",
@@ -210,7 +212,7 @@ def _compress(state: Run) -> None:
         state.out / "model",
         pruner=recipe.pruner,
         quantiser=recipe.quantiser,
-        calibration=_calibration(recipe),
+        calibration=calibration_of(recipe),
         device=recipe.device,
         forward=recipe.forward,
         report=state.report,
@@ -232,11 +234,11 @@ def _export(state: Run) -> None:
             overwrite=True,
             report=state.report,
         )
-        if _static_reason(state.recipe) is None:
-            _export_static(state, source, state.out / f"{name}-{STATIC_ENGINE}")
+        if static_reason(state.recipe) is None:
+            export_static(state, source, state.out / f"{name}-{STATIC_ENGINE}")
 
 
-def _export_static(state: Run, source: Path, out: Path) -> None:
+def export_static(state: Run, source: Path, out: Path) -> None:
     """A model that the engine cannot take is not an error of the run: the bench will say "not measured"."""
     from tailcut.export.static import export_deepsparse
 
@@ -264,7 +266,7 @@ def _measure_quality(state: Run) -> "Quality":
     windows, bos = tokenise(state.model, text, recipe.text_context, recipe.windows)
     dense = directory_nll(state.model, windows, device=recipe.device, report=state.report)
     if recipe.rounds:  # what is deployed is judged: the package, by its own session
-        sparse = package_nll(state.out / "package", windows, _workload(recipe), state.report)
+        sparse = package_nll(state.out / "package", windows, workload_of(recipe), state.report)
     else:
         sparse = directory_nll(state.out / "model", windows, device=recipe.device, report=state.report)
     manifest = try_manifest(state.model)
@@ -279,7 +281,8 @@ def _measure_quality(state: Run) -> "Quality":
     )
 
 
-def _workload(recipe: Recipe) -> "Workload":
+def workload_of(recipe: Recipe) -> "Workload":
+    """What every engine is asked to do."""
     from tailcut.results import Workload
 
     return Workload(
@@ -298,7 +301,7 @@ def _bench(state: Run) -> None:
     from tailcut.results import Quality
 
     recipe, out = state.recipe, state.out
-    workload = _workload(recipe)
+    workload = workload_of(recipe)
     result = bench(out / "dense", out / "package", engines=recipe.engines, workload=workload, report=state.report)
     quality = codec.load(Quality, out / "quality.json")
     codec.save(replace(result, quality=(quality,)), out / "result.json")
@@ -330,7 +333,7 @@ def _report(state: Run) -> None:
     )
 
 
-def _static_reason(recipe: Recipe) -> str | None:
+def static_reason(recipe: Recipe) -> str | None:
     """Why no static variants are exported; None if they are."""
     from tailcut.bench import engines
 

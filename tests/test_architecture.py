@@ -18,8 +18,14 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("compress", "export", "kernels", "bench")
 DOORS = {"export": {"kernels"}, "bench": {"kernels"}}  # which other rooms a room may import
 HEAVY = {"torch", "transformers", "accelerate", "datasets"}
-# the two lobby parts that call rooms; only inside functions, so that `tailcut --help` stays light
-CALLERS = ("src/tailcut/commands/", "src/tailcut/pipeline.py")
+# the lobby parts that call rooms; only inside functions, so that `tailcut --help` stays light
+CALLERS = (
+    "src/tailcut/commands/",
+    "src/tailcut/pipeline.py",
+    "src/tailcut/sweep.py",
+    "src/tailcut/sweep_work.py",
+    "src/tailcut/fleet.py",
+)
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 
 

@@ -107,16 +107,30 @@ def _measure(
     report: Reporter,
 ) -> None:
     """Fill `raw` for these phases with one worker a side."""
-    _require_memory(pair)
     with ExitStack() as stack:
-        workers = {role: _open(stack, engine, pair, role, phases[0], raw[role]) for role in ROLES}
-        for role in ROLES:
-            gap = _require_same_logits(name, engine, workers[role], pair, role, references)
-            raw[role].logits_gap = max(raw[role].logits_gap or 0.0, gap)
+        workers = open_sides(stack, name, engine, pair, phases[0], raw, references)
         for phase in phases:
             _run_blocks(name, phase, pair, workers, raw, report)
         for role in ROLES:
             raw[role].peak_rss_bytes = max(raw[role].peak_rss_bytes, workers[role].close())
+
+
+def open_sides(
+    stack: ExitStack,
+    name: str,
+    engine: Engine,
+    pair: Pair,
+    phase: Phase,
+    raw: dict[Role, Raw],
+    references: References,
+) -> dict[Role, Worker]:
+    """One worker a side, shown to compute its package; what they said of themselves goes into `raw`."""
+    _require_memory(pair)
+    workers = {role: _open(stack, engine, pair, role, phase, raw[role]) for role in ROLES}
+    for role in ROLES:
+        gap = _require_same_logits(name, engine, workers[role], pair, role, references)
+        raw[role].logits_gap = max(raw[role].logits_gap or 0.0, gap)
+    return workers
 
 
 def _open(stack: ExitStack, engine: Engine, pair: Pair, role: Role, phase: Phase, raw: Raw) -> Worker:

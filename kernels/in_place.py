@@ -6,7 +6,7 @@ length lie at the left end, as ONNX Runtime's attention wants them; callers hand
 are moved on the way in and logits on the way out. What a step needs is bound once and then only written to.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -75,6 +75,31 @@ class InPlace:
             rows[:, :, :length] = rng.standard_normal((batch, rows.shape[1], length, rows.shape[3]), np.float32)
         self.lengths = np.full(batch, length, np.int64)
 
+    def room(self, name: str, rows: int, positions: int) -> Array:
+        """An empty buffer [rows, kv_heads, positions, head_dim] for the cached tensor `name`."""
+        shape = self._past[name]
+        return _zeros((rows, shape[1], positions, shape[3]), self.dtype)
+
+    def hold(self, cache: Mapping[str, Array], lengths: Ints) -> None:
+        """Go on with these buffers, one a cached tensor, whose rows have `lengths` [rows] positions so far.
+
+        They may be the first rows of larger ones: so sequences join and leave a batch without being moved.
+        """
+        for name, rows in cache.items():
+            self._keep(name, rows)
+            self._capacity = rows.shape[2]
+        self.lengths = lengths
+
+    @property
+    def cache(self) -> Mapping[str, Array]:
+        """The buffers by the name of the cached tensor; [row, :, :lengths[row]] is what a row has."""
+        return self._cache
+
+    @property
+    def cached_tensors(self) -> tuple[str, ...]:
+        """Names of the tensors that make up a cache."""
+        return tuple(self._past)
+
     @property
     def cache_bytes(self) -> int:
         """Bytes of the buffers."""
@@ -129,14 +154,17 @@ class InPlace:
         if rows == batch and positions <= self._capacity:
             return
         self._capacity = max(_LEAST_CAPACITY, 1 << positions.bit_length())
-        for name, shape in self._past.items():
-            grown = _zeros((batch, shape[1], self._capacity, shape[3]), self.dtype)
+        for name in self._past:
+            grown = self.room(name, batch, self._capacity)
             if keep:
                 grown[:, :, :keep] = self._cache[name][:, :, :keep]
-            self._cache[name] = grown
-            value = onnxruntime.OrtValue.ortvalue_from_numpy(grown)
-            self._binding.bind_ortvalue_input(name, value)
-            self._binding.bind_ortvalue_output(name.replace(_PAST, _PRESENT), value)
+            self._keep(name, grown)
+
+    def _keep(self, name: str, rows: Array) -> None:
+        self._cache[name] = rows
+        value = onnxruntime.OrtValue.ortvalue_from_numpy(rows)
+        self._binding.bind_ortvalue_input(name, value)
+        self._binding.bind_ortvalue_output(name.replace(_PAST, _PRESENT), value)
 
 
 def _zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:

@@ -1,8 +1,8 @@
 """ONNX Runtime in its own process, on a package directory. Runs in tailcut's own interpreter.
 
-Commands: open, describe, prefill (time whole prompts), decode (time steps from a filled cache), logits, score
-(perplexity windows), close. What is timed is `tailcut.kernels.Decoder`, the loop a deployer gets; `open` says whether
-with tailcut's kernels ("require", from tailcut_worker.py) or, as the baseline, without them ("off").
+Commands: open, describe, prefill (time whole prompts), decode (time steps from a filled cache), serve (concurrent
+sequences), logits, score (perplexity windows), close. What is timed is `tailcut.kernels.Decoder`, the loop a deployer gets;
+`open` says whether with tailcut's kernels ("require", from tailcut_worker.py) or, as the baseline, without them ("off").
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List
 import numpy as np
 
 if TYPE_CHECKING:
-    from tailcut.bench.workers import wire
+    from tailcut.bench.workers import serving, wire
     from tailcut.kernels.decoder import Decoder
     from tailcut.kernels.session import Kernels
 else:
+    import serving
     import wire
 
 _state: Dict[str, Model] = {}
@@ -116,6 +117,11 @@ def logits(body: Dict[str, Any], arrays: Dict[str, Any]) -> wire.Frame:
     return {}, {"logits": _state["model"].fresh().prefill(arrays["tokens"])}
 
 
+def serve(body: Dict[str, Any], arrays: Dict[str, Any]) -> wire.Frame:
+    """Concurrent sequences: see serving.py."""
+    return serving.serve(_state["model"].decoder, body)
+
+
 def score(body: Dict[str, Any], arrays: Dict[str, Any]) -> wire.Frame:
     """Nats summed over all positions but the first: tokens [windows, context] -> [windows] float64."""
     decoder = _state["model"].fresh()
@@ -135,6 +141,7 @@ HANDLERS: Dict[str, wire.Handler] = {
     "prefill": prefill,
     "decode": decode,
     "logits": logits,
+    "serve": serve,
     "score": score,
 }
 

@@ -43,6 +43,29 @@ class BandwidthPoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Stopping:
+    """When to stop adding ABBA blocks of decoding (bench/stopping.py); the interval holds although it is looked at often."""
+
+    precision: float | None = None  # half the interval over the speedup
+    at_least: float | None = None  # the interval is clear of this speedup, on either side
+    minutes: float | None = None  # of the blocks of one engine
+    min_blocks: int = 4
+    max_blocks: int = 32
+
+    def __post_init__(self) -> None:
+        for name in ("precision", "at_least", "minutes"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise InputError(f"{name} must be a positive number, got {value}")
+        if self.precision is None and self.at_least is None and self.minutes is None:
+            raise InputError("nothing says when to stop; state precision, at_least or minutes")
+        if not 3 <= self.min_blocks <= self.max_blocks <= 200:
+            raise InputError(
+                f"min_blocks {self.min_blocks} and max_blocks {self.max_blocks} must be in order and from 3 to 200"
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class Workload:
     """What every engine is asked to do, dense and sparse alike."""
 
@@ -51,11 +74,12 @@ class Workload:
     new_tokens: int = 32  # decode steps each side takes in one ABBA block (half of them in each of its two visits)
     context: int = 256  # KV cache length the decode steps end at, the new token included
     threads: int = 1
-    blocks: int = 8  # ABBA blocks of decoding
+    blocks: int = 8  # ABBA blocks of decoding, where `stopping` does not decide
     prefill_blocks: int | None = None  # None: min(blocks, 4), a prefill costs as much as dozens of steps
-    warmup_steps: int = 2  # discarded after each switch from one side to the other
+    warmup_steps: int = 2  # discarded after each switch from one side to the other, at least
     seed: int = 0
     confidence: float = 0.95
+    stopping: Stopping | None = None  # None: `blocks`
 
     def __post_init__(self) -> None:
         for name in ("batch", "prompt_tokens", "new_tokens", "threads", "blocks"):
@@ -80,8 +104,47 @@ class Workload:
 
 
 @dataclass(frozen=True, slots=True)
+class Discarded:
+    """An ABBA block that is in no statistic because the sentinel found the machine disturbed."""
+
+    block: int  # its place among all blocks that were measured, from 0
+    reason: str
+    dense_ms: tuple[float, ...]
+    sparse_ms: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sentinel:
+    """Readings of the reference computation (bench/sentinel.py) in ms: compute, memory."""
+
+    compute_limit_ms: float  # a block with a reading beyond a limit is disturbed
+    memory_limit_ms: float
+    calibration_compute_ms: tuple[float, ...]  # before the first block: the limits are made from these
+    calibration_memory_ms: tuple[float, ...]
+    compute_ms: Blocks  # around and inside each block that was measured
+    memory_ms: Blocks
+
+
+@dataclass(frozen=True, slots=True)
+class Procedure:
+    """How the blocks of one phase came about."""
+
+    phase: Literal["prefill", "decode"]
+    cpus: tuple[int, ...]  # that both workers were kept on, one thread each
+    settling_visits: int  # untimed, of each side after loading, until it got no faster
+    warmup_steps: int  # discarded after each switch
+    measured_blocks: int
+    discarded: tuple[Discarded, ...]
+    loud: bool  # so few blocks were undisturbed that none was discarded: no claim can rest on these times
+    ended: str  # why no further block was measured
+    seconds: float  # from before the first block to after the last
+    look_confidence: float  # of the interval at each look, so that all looks together have the workload's
+    sentinel: Sentinel
+
+
+@dataclass(frozen=True, slots=True)
 class Ratio:
-    """A ratio of medians with its bootstrap interval."""
+    """A ratio of medians with its interval from a paired bootstrap over blocks (bench/stats.py)."""
 
     value: float
     low: float
@@ -151,6 +214,10 @@ class EngineResult:
     dense_drift: float | None = None  # largest over smallest block median of the dense side: what noise alone does
     licence: str = ""  # a sentence to show beside the numbers, where the engine's licence asks for care
     cautions: tuple[str, ...] = ()
+    procedures: tuple[Procedure, ...] = ()  # one a phase; none in files of earlier versions
+
+    def procedure(self, phase: Literal["prefill", "decode"]) -> Procedure | None:
+        return next((item for item in self.procedures if item.phase == phase), None)
 
 
 @dataclass(frozen=True, slots=True)

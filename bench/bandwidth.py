@@ -58,7 +58,7 @@ def _buffer_bytes() -> int:
 
 def _point(buffer: Bytes, threads: int, passes: int) -> BandwidthPoint:
     parts = np.split(buffer, _CHUNKS)
-    with ThreadPoolExecutor(threads, initializer=_pinner(threads)) as pool:
+    with ThreadPoolExecutor(threads, initializer=pinner(threads)) as pool:
         samples = [_pass(pool, parts, reader) for reader in _READERS for _ in range(passes)]
     return BandwidthPoint(threads, max(samples), tuple(samples))
 
@@ -68,14 +68,14 @@ class Stream:
 
     def __init__(self, threads: int, size_bytes: int = _GIB // 2) -> None:
         self._parts = np.split(np.ones(size_bytes // (_CHUNKS * 64) * (_CHUNKS * 64), np.uint8), _CHUNKS)
-        self._pool = ThreadPoolExecutor(threads, initializer=_pinner(threads))
+        self._pool = ThreadPoolExecutor(threads, initializer=pinner(threads))
 
     def gb_per_s(self) -> float:
         """The best of one pass a reader."""
         return max(_pass(self._pool, self._parts, reader) for reader in _READERS)
 
 
-def _pinner(threads: int) -> Callable[[], None]:
+def pinner(threads: int) -> Callable[[], None]:
     """For each thread of a pool in turn: keep it on a CPU of its own."""
     cpus = iter(pinned_cpus(threads))
 

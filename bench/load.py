@@ -17,6 +17,10 @@ class OthersLoad:
     def start(self) -> None:
         self._before = (time.monotonic(), _busy_seconds(), self._own_seconds())
 
+    def seconds(self) -> float:
+        """Since `start`."""
+        return time.monotonic() - self._before[0]
+
     def share(self) -> float:
         began, busy, own = self._before
         elapsed = max(1e-9, time.monotonic() - began)

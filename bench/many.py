@@ -6,10 +6,8 @@ that wait are stopped by a signal, so that threads which spin after their work d
 A row that cannot run, or whose logits are not the model's, stays in the result with the reason.
 """
 
-import os
-import signal
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
@@ -174,7 +172,7 @@ class Seat:
         self.facts = {"load_seconds": float(opened["load_seconds"]), "evidence": evidence, "logits_gap": gap}
         self.load = OthersLoad([self.worker.pid])
         self._ask()  # fills the cache and touches every page
-        self._rest()
+        self.worker.rest()
 
     def _gap(self, want: Logits) -> float:
         _, arrays = self._working.ask("logits", {"tokens": check_tokens(self.row, self.plan.workload)})
@@ -191,8 +189,6 @@ class Seat:
         """One turn of a round; a row that fails is dropped, the session goes on."""
         if self.worker is None:
             return
-        with suppress(ProcessLookupError):
-            os.kill(self.worker.pid, signal.SIGCONT)
         self.load.start()
         try:
             times = self._ask()
@@ -201,7 +197,7 @@ class Seat:
             return
         self.others.append(self.load.share())
         self.samples.append(times)
-        self._rest()
+        self.worker.rest()
 
     def _ask(self) -> tuple[float, ...]:
         """The times of one visit in ms."""
@@ -216,9 +212,6 @@ class Seat:
         if times.size == 0 or not np.all(np.isfinite(times) & (times > 0)):
             raise MissingEnvironmentError(f"engine {self.row.engine} returned no usable {plan.phase} times")
         return tuple(float(value) for value in times)
-
-    def _rest(self) -> None:
-        os.kill(self._working.pid, signal.SIGSTOP)
 
     @property
     def _working(self) -> Worker:
@@ -239,7 +232,6 @@ class Seat:
         facts = package_facts(row.package) if (row.package / "manifest.json").is_file() else None
         if self.worker is None:
             return Measured(**blank, facts=facts, reason=self.reason, licence=self.engine.LICENCE)
-        os.kill(self.worker.pid, signal.SIGCONT)
         peak = self.worker.close()
         evidence = self.facts["evidence"]
         zeros = sum(layer.zeros for layer in read_manifest(row.package).layers.values())

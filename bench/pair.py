@@ -1,30 +1,24 @@
-"""One engine, dense beside sparse: open both, check what runs, then time them in ABBA blocks.
-
-In a block the order is dense, sparse, sparse, dense: a drift of the machine that is linear over the block
-cancels. Only one worker computes at any time; the other waits on its pipe. After each switch some steps are
-discarded, because the other side has just evicted the caches.
-"""
+"""One engine, dense beside sparse: open both, check what runs, then time them in turns (bench/turns.py)."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import psutil
 
 from tailcut.bench.engines import PHASES, Engine, Phase
-from tailcut.bench.load import OthersLoad
+from tailcut.bench.turns import ROLES, Role, Timed, Tokens, Turns
 from tailcut.bench.worker import Worker, WorkerError
 from tailcut.errors import MissingEnvironmentError
 from tailcut.progress import Reporter
-from tailcut.results import Blocks, Workload
+from tailcut.results import Workload
 
-Role = Literal["dense", "sparse"]
-ROLES: tuple[Role, Role] = ("dense", "sparse")
-Tokens = npt.NDArray[np.int64]
+__all__ = ["ROLES", "Logits", "Pair", "Raw", "References", "Role", "Seen", "Tokens", "measure", "open_sides"]
+
 Logits = npt.NDArray[np.float32]
 CHECK_TOKENS = 8
 _TIMEOUT_S = 1800.0  # compiling a large sparse model takes minutes
@@ -55,17 +49,12 @@ class References:
 
 @dataclass(slots=True)
 class Raw:
-    """What was seen of one side; filled phase by phase."""
+    """What was seen of one side beside its times; filled phase by phase."""
 
     load_seconds: float = 0.0
     peak_rss_bytes: int = 0
     logits_gap: float | None = None  # the largest of its phases
     evidence: dict[str, Any] = field(default_factory=dict)
-    samples: dict[Phase, list[list[float]]] = field(default_factory=lambda: {"prefill": [], "decode": []})
-    others: dict[Phase, list[float]] = field(default_factory=lambda: {"prefill": [], "decode": []})
-
-    def blocks(self, phase: Phase) -> Blocks:
-        return tuple(tuple(block) for block in self.samples[phase])
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +62,7 @@ class Seen:
     """What a measurement gave, and why prefill is missing from it ("" when it is not)."""
 
     raw: dict[Role, Raw]
+    timed: dict[Phase, Timed]
     prefill_reason: str
 
 
@@ -83,18 +73,16 @@ def measure(name: str, engine: Engine, pair: Pair, references: References, repor
     """
     raw: dict[Role, Raw] = {"dense": Raw(), "sparse": Raw()}
     if not engine.SEPARATE_PHASES:
-        _measure(name, engine, pair, raw, PHASES, references, report)
-        return Seen(raw, "")
-    _measure(name, engine, pair, raw, ("decode",), references, report)
+        asked = PHASES if pair.workload.prefill_block_count else PHASES[1:]
+        timed = _measure(name, engine, pair, raw, asked, references, report)
+        return Seen(raw, timed, "" if "prefill" in timed else "not asked for")
+    timed = _measure(name, engine, pair, raw, ("decode",), references, report)
     if not pair.workload.prefill_block_count:
-        return Seen(raw, "not asked for")
+        return Seen(raw, timed, "not asked for")
     try:
-        _measure(name, engine, pair, raw, ("prefill",), references, report)
+        return Seen(raw, timed | _measure(name, engine, pair, raw, ("prefill",), references, report), "")
     except MissingEnvironmentError as error:
-        for side in raw.values():
-            side.samples["prefill"] = []
-        return Seen(raw, str(error))
-    return Seen(raw, "")
+        return Seen(raw, timed, str(error))
 
 
 def _measure(
@@ -105,14 +93,14 @@ def _measure(
     phases: tuple[Phase, ...],
     references: References,
     report: Reporter,
-) -> None:
-    """Fill `raw` for these phases with one worker a side."""
+) -> dict[Phase, Timed]:
+    """The blocks of these phases with one worker a side, and `raw` filled."""
     with ExitStack() as stack:
         workers = open_sides(stack, name, engine, pair, phases[0], raw, references)
-        for phase in phases:
-            _run_blocks(name, phase, pair, workers, raw, report)
+        timed = {phase: Turns(name, phase, pair.workload, pair.tokens, workers, report).run() for phase in phases}
         for role in ROLES:
             raw[role].peak_rss_bytes = max(raw[role].peak_rss_bytes, workers[role].close())
+    return timed
 
 
 def open_sides(
@@ -184,41 +172,3 @@ def allowed_gap(engine: Engine, package: Path) -> float:
 def first_tokens(pair: Pair) -> Tokens:
     """The tokens whose logits are compared, int64 [1, n]."""
     return np.ascontiguousarray(pair.tokens[:1, : min(CHECK_TOKENS, pair.workload.prompt_tokens)])
-
-
-def _run_blocks(
-    name: str, phase: Phase, pair: Pair, workers: dict[Role, Worker], raw: dict[Role, Raw], report: Reporter
-) -> None:
-    count = pair.workload.blocks if phase == "decode" else pair.workload.prefill_block_count
-    load = OthersLoad([worker.pid for worker in workers.values()])
-    for block in range(count):
-        for role in ROLES:
-            raw[role].samples[phase].append([])
-            raw[role].others[phase].append(0.0)
-        for role in ("dense", "sparse", "sparse", "dense"):
-            load.start()
-            raw[role].samples[phase][-1].extend(_visit(phase, pair, workers[role]))
-            raw[role].others[phase][-1] = max(raw[role].others[phase][-1], load.share())
-        report(f"bench {name}", block + 1, count, _note(phase, raw))
-
-
-def _visit(phase: Phase, pair: Pair, worker: Worker) -> list[float]:
-    """One visit's samples in ms."""
-    workload = pair.workload
-    if phase == "prefill":
-        prompt = {"tokens": np.ascontiguousarray(pair.tokens[:, : workload.prompt_tokens])}
-        _, arrays = worker.ask("prefill", prompt, repeats=1, warmup=1)
-    else:
-        settings = {"steps": workload.steps_per_visit, "warmup": workload.warmup_steps}
-        _, arrays = worker.ask(
-            "decode", {"tokens": pair.tokens}, context=workload.context, seed=workload.seed, **settings
-        )
-    times = np.asarray(arrays["ms"], np.float64)
-    if times.size == 0 or not np.all(np.isfinite(times) & (times > 0)):
-        raise WorkerError(f"engine {worker.name} returned no usable {phase} times")
-    return [float(value) for value in times]
-
-
-def _note(phase: Phase, raw: dict[Role, Raw]) -> str:
-    medians = [float(np.median(raw[role].samples[phase][-1])) for role in ROLES]
-    return f"{phase}: dense {medians[0]:.2f} ms, sparse {medians[1]:.2f} ms"

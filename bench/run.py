@@ -18,9 +18,10 @@ from tailcut.bench.bandwidth import best_of, measure_bandwidth
 from tailcut.bench.engines import Engine
 from tailcut.bench.lock import machine_lock
 from tailcut.bench.machine import describe_machine, usable_cpus
-from tailcut.bench.pair import Logits, Pair, Raw, References, Role, Seen, first_tokens
+from tailcut.bench.pair import Logits, Pair, References, Role, Seen, first_tokens
 from tailcut.bench.roofline import Dimensions, broken, kv_bytes, read_dimensions, roofline, weight_bytes
 from tailcut.bench.stats import drift, median_ratio
+from tailcut.bench.turns import Timed
 from tailcut.bench.worker import Worker
 from tailcut.errors import InputError, MissingEnvironmentError
 from tailcut.manifest import MANIFEST_NAME, Manifest, read_manifest
@@ -112,15 +113,11 @@ class Session:
         if seen is None:
             return blank
         memory = {role: memory_of(seen.raw[role].evidence, machine, bandwidth) for role in pairing.ROLES}
-        sides = {role: self._side(role, engine, seen.raw[role], *memory[role]) for role in pairing.ROLES}
+        sides = {role: self._side(role, engine, seen, *memory[role]) for role in pairing.ROLES}
         refusals = [broken(side.roofline, role, *memory[role]) for role, side in sides.items()]
         if reason := next(filter(None, refusals), None):
             return replace(blank, reason=reason)
         dense, sparse = sides["dense"], sides["sparse"]
-        confidence, seed = self.workload.confidence, self.workload.seed
-        speedup = median_ratio(dense.decode_ms, sparse.decode_ms, confidence=confidence, seed=seed)
-        timed = bool(dense.prefill_ms and sparse.prefill_ms)
-        prefill = median_ratio(dense.prefill_ms, sparse.prefill_ms, confidence=confidence, seed=seed) if timed else None
         zeros = sum(layer.zeros for layer in self.manifests["sparse"].layers.values())
         result = replace(
             blank,
@@ -129,15 +126,22 @@ class Session:
             engagement=engine.engagement(sparse.evidence, zeros),
             dense=dense,
             sparse=sparse,
-            decode_speedup=speedup,
-            prefill_speedup=prefill,
+            decode_speedup=self._speedup(seen.timed["decode"]),
+            prefill_speedup=self._speedup(seen.timed["prefill"]) if "prefill" in seen.timed else None,
             byte_ratio=dense.roofline.bytes_per_token / sparse.roofline.bytes_per_token,
             dense_drift=drift(dense.decode_ms),
+            procedures=tuple(timed.procedure for timed in seen.timed.values()),
         )
-        return replace(result, cautions=cautions(result, speedup))
+        return replace(result, cautions=cautions(result))
 
-    def _side(self, role: Role, engine: Engine, raw: Raw, bandwidth: BandwidthPoint, cache_bytes: int) -> Side:
-        step_ms = float(np.median(np.concatenate([np.asarray(block) for block in raw.blocks("decode")])))
+    def _speedup(self, timed: Timed) -> Ratio:
+        level, work = timed.procedure.look_confidence, self.workload
+        dense, sparse = (timed.ms(role) for role in pairing.ROLES)
+        return median_ratio(dense, sparse, confidence=work.confidence, look=level, seed=work.seed)
+
+    def _side(self, role: Role, engine: Engine, seen: Seen, bandwidth: BandwidthPoint, cache_bytes: int) -> Side:
+        raw, decode = seen.raw[role], seen.timed["decode"]
+        step_ms = float(np.median(np.concatenate([np.asarray(block) for block in decode.ms(role)])))
         compressed = engine.COMPRESSES and role == "sparse"
         counted = int(raw.evidence.get("weight_bytes") or 0)  # an engine that knows what it holds
         weights = counted or weight_bytes(self.manifests[role], self.sizes, compressed=compressed)
@@ -148,9 +152,9 @@ class Session:
             package=_manifest_hash(opened),
             bytes_on_disk=_directory_bytes(opened),
             load_seconds=raw.load_seconds,
-            prefill_ms=raw.blocks("prefill"),
-            decode_ms=raw.blocks("decode"),
-            others_cpu_share=tuple(raw.others["decode"]),
+            prefill_ms=seen.timed["prefill"].ms(role) if "prefill" in seen.timed else (),
+            decode_ms=decode.ms(role),
+            others_cpu_share=decode.others(role),
             peak_rss_bytes=raw.peak_rss_bytes,
             tokens_per_second=self.workload.batch * 1e3 / step_ms,
             roofline=roofline(
@@ -174,15 +178,17 @@ def memory_of(evidence: Mapping[str, Any], machine: Machine, bandwidth: Bandwidt
     return BandwidthPoint(0, rate, (rate,)), int(evidence.get("device_l2_bytes") or 0)
 
 
-def cautions(result: EngineResult, speedup: Ratio) -> tuple[str, ...]:
+def cautions(result: EngineResult) -> tuple[str, ...]:
     """Sentences a reader should see beside the numbers."""
     found = [f"prefill was not measured: {result.prefill_reason}"] if result.prefill_reason else []
-    if result.byte_ratio is not None and speedup.low > result.byte_ratio:
+    found += _procedure_cautions(result)
+    speedup = result.decode_speedup
+    if result.byte_ratio is not None and speedup and speedup.low > result.byte_ratio:
         found.append(
             f"the speedup {speedup.value:.2f}x is above the byte ratio {result.byte_ratio:.2f}x: "
             "the dense baseline runs below its own roofline"
         )
-    if result.byte_ratio is not None and speedup.high < 1 + (result.byte_ratio - 1) * _LITTLE:
+    if result.byte_ratio is not None and speedup and speedup.high < 1 + (result.byte_ratio - 1) * _LITTLE:
         isa = str((result.sparse.evidence if result.sparse else {}).get("isa", "this instruction set"))
         found.append(
             f"the bytes alone would allow {result.byte_ratio:.2f}x, the engine gained {speedup.value:.2f}x: its sparse "
@@ -199,6 +205,20 @@ def cautions(result: EngineResult, speedup: Ratio) -> tuple[str, ...]:
         if side.roofline.share is None:
             found.append(f"the {side.role} weights nearly fit in cache: no share of the memory bandwidth is stated")
     return tuple(found)
+
+
+def _procedure_cautions(result: EngineResult) -> list[str]:
+    found = []
+    for procedure in result.procedures:
+        what, count = f"{procedure.measured_blocks} {procedure.phase} blocks", len(procedure.discarded)
+        if procedure.loud:
+            found.append(
+                f"the machine was disturbed in nearly all of {what}: none was discarded, and no claim can rest on the "
+                "times; measure again on a quieter machine"
+            )
+        elif count:
+            found.append(f"{count} of {what} were discarded because the machine was disturbed")
+    return found
 
 
 def package_facts(package: Path) -> PackageFacts:

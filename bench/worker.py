@@ -51,6 +51,7 @@ class Worker:
         self.timeout_s = timeout_s
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._process = _start(launch, self._stderr)
+        self._resting = False
 
     def __enter__(self) -> Self:
         return self
@@ -67,6 +68,7 @@ class Worker:
     def ask(self, command: str, arrays: wire.Arrays | None = None, **body: object) -> wire.Frame:
         """Send one command and wait for its answer, at most `timeout_s`."""
         deadline = time.monotonic() + self.timeout_s
+        self._wake()
         try:
             self._send(wire.pack({"command": command, **body}, arrays))
             reply, extra = wire.unpack(lambda size: self._read(size, deadline))
@@ -86,6 +88,20 @@ class Worker:
         reply, _ = self.ask("close")
         self.kill()
         return int(reply["peak_rss_bytes"])
+
+    def rest(self) -> None:
+        """Stop the process until it is asked again: threads that spin after their work then disturb nobody."""
+        self._signal(signal.SIGSTOP)
+        self._resting = True
+
+    def _wake(self) -> None:
+        if self._resting:
+            self._signal(signal.SIGCONT)
+        self._resting = False
+
+    def _signal(self, number: int) -> None:
+        with suppress(ProcessLookupError):  # a worker that died says so when it is asked
+            os.kill(self.pid, number)
 
     def kill(self) -> None:
         """Make sure the process is gone and its pipes are closed; harmless when it already is."""

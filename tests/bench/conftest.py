@@ -5,12 +5,13 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
 from tailcut.allocation import LayerPlan, Unstructured
 from tailcut.bench.engines import Phase
+from tailcut.bench.sentinel import Reading
 from tailcut.bench.worker import Launch
 from tailcut.manifest import Manifest, RealisedLayer, file_entries, write_manifest
 from tailcut.results import Engagement, Workload
@@ -103,3 +104,26 @@ def make_package(tmp_path: Path) -> MakePackage:
 def _own_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests do not wait for a benchmark that runs on this machine."""
     monkeypatch.setenv("TAILCUT_BENCH_LOCK", str(tmp_path / "bench.lock"))
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> list[Reading]:
+    """The sentinel reads 1 ms, 2 ms, or what the test put into this list, in order; a test's machine is in use."""
+    planned: list[Reading] = []
+
+    class Quiet:
+        def __init__(self, threads: int) -> None: ...
+
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def calibrate(self) -> tuple[Reading, ...]:
+            return (Reading(1.0, 2.0),) * 4
+
+        def read(self) -> Reading:
+            return planned.pop(0) if planned else Reading(1.0, 2.0)
+
+    monkeypatch.setattr("tailcut.bench.turns.Watch", Quiet)
+    return planned

@@ -1,0 +1,64 @@
+"""What two prunings or two allocations differ by, as numbers; no oracle and no model."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Scores are |w| sqrt(E). The oracles keep E as a float32 running mean: with 16 sequences each adds and multiplies 16 times,
+# 32 roundings of 6e-8 at most, halved by the root, and one more in the product
+ROUNDING: Final = 2e-6
+
+
+def mask_difference(
+    ours: Tensor, theirs: Tensor, score: Tensor, group: int | None, rounding: float = ROUNDING
+) -> dict[str, int]:
+    """Masks (True: removed) and the score that both rank by, all [out, in]; `group` neighbours in a row are ranked together
+    (None: the whole matrix). Of the bits that differ
+
+    exact       have the score of the last weight that one of the two sides removes in the group: a tie
+    rounded     lie within `rounding` of it, relatively: a tie but for float32
+    counted     lie between the two sides' last weights, which differ because one side removes more of the group
+    unexplained are the rest
+    """
+    size = score.numel() if group is None else group
+    a, b, s = (part.reshape(-1, size) for part in (ours, theirs, score.double()))
+    ends = torch.stack([_last_removed(s, a.sum(1)), _last_removed(s, b.sum(1))])
+    differs = a != b
+    exact = differs & (s == ends[..., None]).any(0)
+    rounded = differs & ~exact & ((s - ends[..., None]).abs() <= rounding * s.abs()).any(0)
+    between = (s > ends.amin(0)[:, None]) & (s < ends.amax(0)[:, None])
+    counted = differs & ~exact & ~rounded & between
+    counts = {"differ": differs, "exact": exact, "rounded": rounded, "counted": counted}
+    found = {"weights": score.numel()} | {name: int(bits.sum()) for name, bits in counts.items()}
+    return found | {"unexplained": found["differ"] - found["exact"] - found["rounded"] - found["counted"]}
+
+
+def _last_removed(score: Tensor, count: Tensor) -> Tensor:
+    """The count-th smallest score of each row [rows]; below all where the count is 0."""
+    found = score.sort(1).values.gather(1, (count - 1).clamp(min=0)[:, None])[:, 0]
+    return found.masked_fill(count == 0, -torch.inf)
+
+
+def output_error(pruned: Tensor, dense: Tensor, gram: Tensor) -> float:
+    """||X (W' - W)^T||^2 over all tokens: matrices [out, in], X^T X float64 [in, in]."""
+    change = (pruned - dense).double()
+    return float(((change @ gram) * change).sum())
+
+
+def vector_difference(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
+    """Two rows of numbers of the same units: their greatest absolute and relative difference, and both means."""
+    a, b = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    if a.shape != b.shape:
+        raise ValueError(f"{a.size} of our numbers against {b.size} of theirs: not the same units")
+    gap = np.abs(a - b)
+    relative = np.divide(gap, np.abs(b), out=np.where(gap > 0, np.inf, 0.0), where=b != 0)
+    return {
+        "units": int(a.size),
+        "most": float(gap.max()),
+        "most_relative": float(relative.max()),
+        "ours_mean": float(a.mean()),
+        "theirs_mean": float(b.mean()),
+    }

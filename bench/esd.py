@@ -18,7 +18,7 @@ from tailcut.allocation import LayerScore, LayerScores
 Floats = npt.NDArray[np.float64]
 BLUE, RED, GREY = "#0072B2", "#D55E00", "#777777"
 _WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM = 210, 150, 6, 18, 16
-_COLUMNS, _BINS = 4, 40
+_BINS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,29 +38,25 @@ def tail_metric(scores: LayerScores) -> str | None:
     return "alpha_peak" if "alpha_peak" in fitted else next(iter(fitted), None)
 
 
-def block_strips(scores: LayerScores, spectra: Mapping[str, Floats]) -> list[tuple[int, str]]:
-    """(decoder block, data address of its panels) for every block that has spectra."""
+def block_panels(scores: LayerScores, spectra: Mapping[str, Floats]) -> list[tuple[int, tuple[str, ...]]]:
+    """(decoder block, data addresses of one panel a matrix) for every block that has spectra."""
     metric = tail_metric(scores)
     blocks: dict[int, list[LayerScore]] = {}
     for layer in scores.layers:
         if layer.name in spectra:
             blocks.setdefault(layer.block, []).append(layer)
-    return [(block, strip(layers, spectra, metric)) for block, layers in sorted(blocks.items())]
+    return [(block, _addresses(layers, spectra, metric)) for block, layers in sorted(blocks.items())]
 
 
-def strip(layers: Sequence[LayerScore], spectra: Mapping[str, Floats], metric: str | None) -> str:
-    """One image with a panel a matrix, as a data address."""
-    columns = min(_COLUMNS, len(layers))
-    rows = -(-len(layers) // columns)
-    parts = []
-    for place, layer in enumerate(layers):
+def _addresses(layers: Sequence[LayerScore], spectra: Mapping[str, Floats], metric: str | None) -> tuple[str, ...]:
+    found = []
+    for layer in layers:
         fit = Fit(layer.values[metric], layer.values[f"{metric}.xmin"]) if metric else None
-        moved = f'<g transform="translate({place % columns * _WIDTH},{place // columns * _HEIGHT})">'
-        parts.append(f"{moved}{panel(layer.name, np.asarray(spectra[layer.name], np.float64), fit)}</g>")
-    width, height = columns * _WIDTH, rows * _HEIGHT
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-    svg = f'{head}font-family="sans-serif" font-size="10">{"".join(parts)}</svg>'
-    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
+        inside = panel(layer.name, np.asarray(spectra[layer.name], np.float64), fit)
+        head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" '
+        svg = f'{head}height="{_HEIGHT}" font-family="sans-serif" font-size="13">{inside}</svg>'
+        found.append(f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}")
+    return tuple(found)
 
 
 def panel(name: str, values: Floats, fit: Fit | None) -> str:
@@ -120,5 +116,7 @@ def _bars(frame: _Frame, edges: Floats, density: Floats) -> str:
 
 def _range_labels(edges: Floats) -> str:
     y = _HEIGHT - 4
-    left = f'<text x="{_LEFT}" y="{y}" fill="{GREY}" font-size="9">{edges[0]:.1e}</text>'
-    return f'{left}<text x="{_WIDTH - 12}" y="{y}" fill="{GREY}" font-size="9" text-anchor="end">{edges[-1]:.1e}</text>'
+    left = f'<text x="{_LEFT}" y="{y}" fill="{GREY}" font-size="11">{edges[0]:.1e}</text>'
+    return (
+        f'{left}<text x="{_WIDTH - 12}" y="{y}" fill="{GREY}" font-size="11" text-anchor="end">{edges[-1]:.1e}</text>'
+    )

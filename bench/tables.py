@@ -27,11 +27,11 @@ def speed_table(result: BenchResult) -> Table:
             "engine",
             "decode dense",
             "decode sparse",
-            "speedup",
+            "decode speedup",
             "byte ceiling",
             "prefill dense",
             "prefill sparse",
-            "speedup",
+            "prefill speedup",
         ),
         tuple(_speed_row(engine) for engine in result.engines),
         "Medians over all blocks; speedup is the ratio of medians with its bootstrap interval. The byte ceiling is "

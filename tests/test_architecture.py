@@ -314,6 +314,7 @@ FOLDERS = {
     "tailcut.compress.pruners": "Pruner",
     "tailcut.export.families": "Family",
     "tailcut.bench.engines": "Engine",
+    "tailcut.bench.outputs": "Output",
 }
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import torch
 from cpu_engines_table import PACKAGES  # beside this script
 from speed_packages import profile_scores
 
@@ -28,9 +29,12 @@ from tailcut.bench.machine import usable_cpus
 from tailcut.bench.many import Logits, Row, Tokens, check_tokens, kept_logits, reference
 from tailcut.checkpoint import Checkpoint
 from tailcut.compress.allocators import Settings, alpha, uniform
+from tailcut.compress.blocks import finish, open_stream, run_through
 from tailcut.compress.calibration import Calibration
 from tailcut.compress.discovery import find_linears
+from tailcut.compress.resident import Weights
 from tailcut.compress.run import compress
+from tailcut.compress.skeleton import build_skeleton
 from tailcut.errors import TailcutError
 from tailcut.export.run import export
 from tailcut.export.static import export_deepsparse
@@ -125,7 +129,10 @@ def logits(options: argparse.Namespace, name: str, report: Reporter) -> None:
         report("reference logits", number, len(made), f"{name}{suffix}")
         row = Row("onnxruntime", options.out / f"{name}{suffix}", "float32")
         if options.unfolded and not kept_logits(row.package).is_file():
-            np.save(kept_logits(row.package), unfolded(row.package, check_tokens(row, work)))
+            # the float32 package of such a model is mapped whole even so; its weights are those of the model
+            tokens = check_tokens(row, work)
+            known = unfolded(row.package, tokens) if suffix or name != "dense" else streamed(options.model, tokens)
+            np.save(kept_logits(row.package), known)
         reference(row, work)
 
 
@@ -148,6 +155,17 @@ def unfolded(package: Path, tokens: Tokens) -> Logits:
         if cache.name not in feed:
             feed[cache.name] = np.zeros([sizes.get(size, size) for size in cache.shape], np.float32)
     return np.asarray(session.run(["logits"], feed)[0], np.float32)
+
+
+def streamed(model: Path, tokens: Tokens) -> Logits:
+    """A model directory's logits [1, n, vocab] of tokens [1, n], by torch in float32, a block in memory at a time."""
+    checkpoint = Checkpoint(model)
+    weights = Weights(checkpoint, build_skeleton(checkpoint), "cpu", torch.float32)
+    weights.load_rest()
+    stream = open_stream(weights, tokens)
+    run_through(weights, stream)
+    positions = torch.arange(tokens.shape[1])
+    return np.asarray(finish(weights, stream, tokens, stream.batches[0], positions), np.float32)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -6,9 +6,10 @@ the two models do on one window.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,8 @@ from tailcut.results import Quality, Workload
 from tailcut.windows import EvalText, Tokens, perplexity, split_windows
 
 Nll = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.float32]
+_POSITIONS: Final = 64  # whose distributions are in float64 at once: 100 MB with a vocabulary of 50,000
 Role = Literal["dense", "sparse"]
 
 
@@ -38,8 +41,11 @@ def compare(
     measured_with: str = "torch",
     confidence: float = 0.95,
     seed: int = 0,
+    kl_nats: Nll | None = None,
 ) -> Quality:
     """Nats summed over each window's scored tokens, float64 [windows] for both -> Quality.
+
+    kl_nats: mean KL(dense || sparse) over each window's positions, float64 [windows].
 
     context - 1 tokens a window are scored: all but the first, which is the begin-of-text token if there is one.
     """
@@ -61,6 +67,7 @@ def compare(
         dense_nll=tuple(float(value) for value in dense_nll),
         sparse_nll=tuple(float(value) for value in sparse_nll),
         measured_with=measured_with,
+        kl_nats=() if kl_nats is None else tuple(float(value) for value in kl_nats),
         notes=tuple(notes),
     )
 
@@ -73,9 +80,10 @@ def package_quality(
     context: int,
     limit: int | None = None,
     workload: Workload,
+    kl: bool = False,
     report: Reporter = silent,
 ) -> Quality:
-    """Score both packages with ONNX Runtime on the first `limit` windows of the text (None: all)."""
+    """Score both packages with ONNX Runtime on the first `limit` windows of the text (None: all), and KL if asked for."""
     windows, bos = tokenise(dense, text, context, limit)
     scores: dict[Role, Nll] = {
         "dense": package_nll(dense, windows, workload, report),
@@ -92,7 +100,37 @@ def package_quality(
         measured_with="onnxruntime",
         confidence=workload.confidence,
         seed=workload.seed,
+        kl_nats=package_kl(dense, sparse, windows, workload, report) if kl else None,
     )
+
+
+def package_kl(dense: Path, sparse: Path, windows: Tokens, workload: Workload, report: Reporter = silent) -> Nll:
+    """Windows int64 [n, context] -> mean KL(dense || sparse) over the scored positions, nats, float64 [n].
+
+    Both packages are open at once, in ONNX Runtime; the logits of one window travel from each (4 bytes a token and word).
+    """
+    found = []
+    with ExitStack() as stack:
+        workers = [stack.enter_context(_opened(package, workload, "onnxruntime")) for package in (dense, sparse)]
+        for done, window in enumerate(windows, 1):
+            logits = [worker.ask("logits", {"tokens": window[None]})[1]["logits"][0, :-1] for worker in workers]
+            found.append(float(np.mean(_divergence(*logits))))
+            report("kl", done, len(windows))
+    return np.asarray(found, np.float64)
+
+
+def _divergence(dense: Floats, sparse: Floats) -> Nll:
+    """Logits float32 [positions, vocabulary] twice -> KL(dense || sparse) float64 [positions], some positions at a time."""
+    parts = []
+    for start in range(0, len(dense), _POSITIONS):
+        log_p, log_q = (_log_softmax(one[start : start + _POSITIONS].astype(np.float64)) for one in (dense, sparse))
+        parts.append((np.exp(log_p) * (log_p - log_q)).sum(axis=-1))
+    return np.concatenate(parts)
+
+
+def _log_softmax(logits: Nll) -> Nll:
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)), np.float64)
 
 
 def package_nll(
@@ -102,20 +140,27 @@ def package_nll(
 
     engine_name: "onnxruntime" (float32 arithmetic on the stored weights), or an engine with a score command of its own.
     """
+    found = []
+    with _opened(package, workload, engine_name) as worker:
+        for done, window in enumerate(windows, 1):
+            _, arrays = worker.ask("score", {"tokens": window[None]})
+            found.append(float(arrays["nll"][0]))
+            report(f"perplexity {package.name}", done, len(windows))
+    return np.asarray(found, np.float64)
+
+
+@contextmanager
+def _opened(package: Path, workload: Workload, engine_name: str) -> Iterator[Worker]:
+    """A worker of the engine that holds the package."""
     engine = registry.load(engine_name)
     if reason := engine.available():
         raise MissingEnvironmentError(f"engine {engine_name}: {reason}")
     if reason := engine.unfit(package, workload):
         raise InputError(f"{package}: {reason}")
     launch = engine.launch(package, "prefill", workload)
-    found = []
     with Worker(launch, timeout_s=1800.0) as worker:
         worker.ask("open", **launch.settings)
-        for done, window in enumerate(windows, 1):
-            _, arrays = worker.ask("score", {"tokens": window[None]})
-            found.append(float(arrays["nll"][0]))
-            report(f"perplexity {package.name}", done, len(windows))
-    return np.asarray(found, np.float64)
+        yield worker
 
 
 def tokenise(package: Path, text: EvalText, context: int, limit: int | None) -> tuple[Tokens, int | None]:

@@ -74,6 +74,7 @@ class ZeroShot:
     """What `tailcut zero-shot` measured: the first model is the dense one. `rows` follows from `models`."""
 
     __pydantic_config__: ClassVar = FORBID_EXTRA
+    VISIBLE_TEXT: ClassVar[bool] = True
     tasks: Mapping[str, TaskFile]
     models: tuple[ModelAnswers, ...]
     rows: tuple[Row, ...]

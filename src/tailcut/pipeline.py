@@ -28,9 +28,14 @@ from tailcut.stages import Stage, run_stages
 from tailcut.texts import demo_heldout
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from tailcut.bench.policy import Policy
     from tailcut.compress.allocators import Settings
     from tailcut.compress.calibration import Calibration
     from tailcut.results import Quality, Verdict, Workload
+    from tailcut.windows import Tokens
 
 STATIC_ENGINE = "deepsparse"  # the engine that needs the static-shape variant of a package
 
@@ -57,6 +62,7 @@ def run(recipe: Recipe, out: Path, report: Reporter = silent) -> "Verdict":
     from tailcut.results import Verdict
 
     require_plannable(recipe)  # now, not after the measuring
+    _policy(recipe)
     state = Run(recipe, out, report)
     stages = plan(state, Checkpoint(state.model).fingerprint())
     out.mkdir(parents=True, exist_ok=True)
@@ -73,6 +79,7 @@ def run(recipe: Recipe, out: Path, report: Reporter = silent) -> "Verdict":
 def plan(state: Run, model_fingerprint: str) -> tuple[Stage, ...]:
     """The stages with what each depends on; a setting appears at the stage whose output it changes."""
     recipe = state.recipe
+    wants_kl = "divergence" in _policy(recipe).judged
     static = static_reason(recipe) is None  # an engine that is installed later makes its stages run again
 
     def stage(name: str, after: tuple[str, ...], outputs: tuple[str, ...], work: Callable[[Run], None]) -> Stage:
@@ -85,6 +92,10 @@ def plan(state: Run, model_fingerprint: str) -> tuple[Stage, ...]:
             fields["cost"] = (sha256_file(Path(recipe.cost)), recipe.weights)
         if name == "export":
             fields["static"] = static
+        if name == "quality" and wants_kl:
+            fields["kl"] = True
+        if name == "gate" and recipe.policy is not None:
+            fields["policy"] = sha256_file(Path(recipe.policy))
         return Stage(name, after, fields, outputs, lambda: work(state), resumes=name == "compress")
 
     return (
@@ -270,6 +281,7 @@ def _measure_quality(state: Run) -> "Quality":
     else:
         sparse = directory_nll(state.out / "model", windows, device=recipe.device, report=state.report)
     manifest = try_manifest(state.model)
+    kl_nats = _kl(state, windows) if "divergence" in _policy(recipe).judged else None
     return compare(
         dense,
         sparse,
@@ -278,7 +290,19 @@ def _measure_quality(state: Run) -> "Quality":
         bos=bos,
         notes=manifest.notes if manifest else (),
         measured_with="torch (dense), onnxruntime (sparse)" if recipe.rounds else "torch",
+        kl_nats=kl_nats,
     )
+
+
+def _kl(state: Run, windows: "Tokens") -> "npt.NDArray[np.float64]":
+    """KL of each window between the directories, or between the packages where they are what is judged."""
+    from tailcut.bench.quality import package_kl
+    from tailcut.compress.divergence import directory_kl
+
+    recipe, out = state.recipe, state.out
+    if recipe.rounds:
+        return package_kl(out / "dense", out / "package", windows, workload_of(recipe), state.report)
+    return directory_kl(out / "model", state.model, windows, device=recipe.device, report=state.report)
 
 
 def workload_of(recipe: Recipe) -> "Workload":
@@ -308,12 +332,31 @@ def _bench(state: Run) -> None:
 
 
 def _gate(state: Run) -> None:
-    from tailcut.bench.gate import Limits, judge
+    from tailcut.bench.checks import Subject
+    from tailcut.bench.gate import judge
     from tailcut.results import BenchResult
 
-    result = codec.load(BenchResult, state.out / "result.json")
-    limits = Limits(min_speedup=state.recipe.min_speedup, max_ppl_ratio=state.recipe.max_ppl_ratio)
-    codec.save(judge(result, limits), state.out / "verdict.json")
+    out = state.out
+    subject = Subject(codec.load(BenchResult, out / "result.json"), sparse=out / "package", dense=out / "dense")
+    codec.save(judge(subject, _policy(state.recipe)), out / "verdict.json")
+
+
+def _policy(recipe: Recipe) -> "Policy":
+    """The recipe's policy file with its own limits on top; InputError for a limit that a run does not measure."""
+    from tailcut.bench.policy import make_policy, read_policy
+
+    stated = {name: getattr(recipe, name) for name in ("min_speedup", "max_ppl_ratio")}
+    limits = {name: limit for name, limit in stated.items() if limit is not None}
+    if recipe.policy is None:
+        return make_policy({"version": 1}, "recipe", limits)
+    policy = read_policy(Path(recipe.policy), limits)
+    elsewhere = [name for name in policy.judged if name in ("tasks", "baseline")]
+    if elsewhere:
+        raise InputError(
+            f"{recipe.policy}: `tailcut run` measures no {' and no '.join(elsewhere)}; leave those limits out here and "
+            "judge its result.json by `tailcut gate` with --tasks and --baseline"
+        )
+    return policy
 
 
 def _report(state: Run) -> None:

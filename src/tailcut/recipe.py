@@ -84,6 +84,7 @@ class Recipe:
     # the release limits; None: reported, not judged
     min_speedup: float | None = None
     max_ppl_ratio: float | None = None
+    policy: str | None = None  # a policy file (docs/gate.md); the two limits above count on top of it
 
     def __post_init__(self) -> None:
         self.budget()
@@ -157,6 +158,7 @@ def with_paths(recipe: Recipe) -> Recipe:
         calibration=_absolute(recipe.calibration),
         text=_absolute(recipe.text),
         cost=recipe.cost and _absolute(recipe.cost),
+        policy=recipe.policy and _absolute(recipe.policy),
     )
 
 
@@ -170,5 +172,5 @@ def _is_path(value: object) -> bool:
 
 
 def _anchor(data: dict[str, Any], base: Path) -> dict[str, Any]:
-    paths = ("model", "calibration", "text", "cost")
+    paths = ("model", "calibration", "text", "cost", "policy")
     return {key: str(base / value) if key in paths and _is_path(value) else value for key, value in data.items()}

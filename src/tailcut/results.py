@@ -258,6 +258,7 @@ class BenchResult:
     """Everything one `tailcut bench` measured on one machine in one session."""
 
     __pydantic_config__: ClassVar = FORBID_EXTRA
+    VISIBLE_TEXT: ClassVar[bool] = True
     machine: Machine
     bandwidth: tuple[BandwidthPoint, ...]
     workload: Workload
@@ -290,6 +291,7 @@ class Verdict:
     """What the gate says: fail if a check fails, else inconclusive if one is, else pass."""
 
     __pydantic_config__: ClassVar = FORBID_EXTRA
+    VISIBLE_TEXT: ClassVar[bool] = True
     outcome: Outcome
     engine: str  # the engine that was judged
     checks: tuple[Check, ...]

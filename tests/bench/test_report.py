@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 from tailcut import cli, codec
 from tailcut.allocation import LayerPlan, LayerScore, LayerScores, Unstructured
 from tailcut.bench.esd import panel, tail_metric
-from tailcut.bench.gate import Limits, judge, seeded_result
+from tailcut.bench.gate import judge, seeded_result
+from tailcut.bench.policy import Policy
 from tailcut.bench.report import summary, write_report
 from tailcut.bench.spectra import read_spectra
 from tailcut.errors import InputError
@@ -54,7 +55,7 @@ def spectra(scores: LayerScores) -> dict[str, np.ndarray]:
 def test_everything_untrusted_is_escaped(
     result: BenchResult, scores: LayerScores, manifest: Manifest, tmp_path: Path
 ) -> None:
-    verdict = judge(result, Limits(min_speedup=1.5, max_ppl_ratio=1.3))
+    verdict = judge(result, Policy({"min_speedup": 1.5, "max_ppl_ratio": 1.3}))
     markdown, html = write_report(
         tmp_path, result=result, verdict=verdict, scores=scores, spectra=spectra(scores), manifest=manifest
     )
@@ -93,7 +94,7 @@ def test_the_same_input_gives_the_same_bytes(result: BenchResult, scores: LayerS
 
 def test_a_result_without_any_measurement_still_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = replace(seeded_result(speedup=2.0), engines=(EngineResult("deepsparse", "not measured", "not installed"),))
-    markdown, _ = write_report(tmp_path, result=result, verdict=judge(result, Limits(min_speedup=1.5)))
+    markdown, _ = write_report(tmp_path, result=result, verdict=judge(result, Policy({"min_speedup": 1.5})))
     assert "not measured" in markdown.read_text()
     assert "inconclusive" in markdown.read_text()
     summary(result, None)

@@ -61,6 +61,7 @@ def command(
     max_ppl_ratio: Annotated[
         float | None, typer.Option(help="Gate: perplexity over dense must stay below this.")
     ] = None,
+    policy: Annotated[Path | None, typer.Option(help="Gate: a policy file (YAML), see docs/gate.md.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the verdict as JSON on stdout.")] = False,
 ) -> None:
     """Compress, export, bench against dense and gate MODEL; interrupted runs go on where they were.
@@ -86,8 +87,9 @@ def _recipe(source: str, given: dict[str, Any]) -> Recipe:
         given["engines"] = [name.strip() for name in given["engines"].split(",") if name.strip()]
     if "bit_choices" in given:
         given["bit_choices"] = parse_bits(given["bit_choices"])
-    if "cost" in given:
-        given["cost"] = str(given["cost"])
+    for name in ("cost", "policy"):
+        if name in given:
+            given[name] = str(given[name])
     if "speedup" in given:
         given.setdefault("allocator", "latency")
     if given.get("windows") == 0:

@@ -15,6 +15,7 @@ from tailcut.compress.discovery import Linear, read_weight
 from tailcut.compress.masks import require_groups, require_plan
 from tailcut.compress.pruners import Pruner
 from tailcut.compress.quantisers import Quantiser
+from tailcut.compress.quantisers._grid import Quantised
 from tailcut.compress.resident import Weights, as_array, as_tensor
 from tailcut.compress.statistics import Needs, Statistics, exact_float32
 from tailcut.errors import InputError
@@ -41,6 +42,17 @@ class Method:
         wanted: set[Needs] = {self.pruner.NEEDS} if self.prunes(plan) else set()
         wanted |= {self.quantiser.NEEDS} if plan.bits is not None and self.quantiser is not None else set()
         return frozenset(wanted - {"nothing"})
+
+    def prune(self, weight: Tensor, plan: LayerPlan, stats: Statistics) -> Tensor:
+        """weight [out, in] float32 -> what the pruner makes of it, or the weight itself where it is not asked."""
+        return self.pruner.prune(weight, plan.pattern, stats) if self.prunes(plan) else weight
+
+    def quantise(self, pruned: Tensor, plan: LayerPlan, stats: Statistics) -> Quantised:
+        """pruned [out, in] float32, as `prune` gave it -> integers and scales at the plan's bits."""
+        if plan.bits is None or self.quantiser is None:
+            raise ValueError(f"no bits in {plan}, or no quantiser")
+        left = plan.pattern if self.quantiser.PRUNES else Dense()
+        return self.quantiser.quantise(pruned, left, plan.bits, stats, self.clip)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +110,7 @@ def _cut(
     dense = as_tensor(stored).to(weights.device).float()
     sidecar: dict[str, Array] = {}
     try:
-        pruned = method.pruner.prune(dense, plan.pattern, stats) if method.prunes(plan) else dense
+        pruned = method.prune(dense, plan, stats)
         if method.prunes(plan):
             require_plan(linear.name, dense, pruned, plan.pattern)
         if plan.bits is not None:
@@ -119,8 +131,7 @@ def _quantise(
     """The matrix at its bits, exactly q * scale in float32, and what the sidecar stores of it."""
     if plan.bits is None or method.quantiser is None:
         raise ValueError(f"{name}: no bits or no quantiser")
-    left = plan.pattern if method.quantiser.PRUNES else Dense()
-    made = method.quantiser.quantise(pruned, left, plan.bits, stats, method.clip)
+    made = method.quantise(pruned, plan, stats)
     finished = made.dense()
     _require_zeros(name, pruned, finished, plan, method.quantiser)
     kept = dense.masked_fill(finished == 0, 0.0) if method.quantiser.PRUNES else pruned

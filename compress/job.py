@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, cast
@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from tailcut import __version__, plugins
-from tailcut.allocation import NM, Allocation
+from tailcut.allocation import NM, Allocation, LayerPlan
 from tailcut.checkpoint import Checkpoint
 from tailcut.compress.blocks import max_positions
 from tailcut.compress.calibration import Calibration, CalibrationTokens, draw
@@ -82,11 +82,11 @@ class Job:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def choose(allocation: Allocation, pruner: str, quantiser: str, clip: bool) -> Method:
-    """The named pruner, and the quantiser if a plan has bits."""
+def choose(plans: Iterable[LayerPlan], pruner: str, quantiser: str, clip: bool) -> Method:
+    """The named pruner, and the quantiser if any of the plans has bits."""
     module = cast(Pruner, plugins.load(PRUNERS, pruner))
     rounding = cast(Quantiser, plugins.load(QUANTISERS, quantiser))
-    if all(plan.bits is None for plan in allocation.plans.values()):
+    if all(plan.bits is None for plan in plans):
         return Method(module)
     if rounding.PRUNES and pruner != JOINT_PRUNER:
         raise InputError(

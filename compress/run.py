@@ -54,7 +54,7 @@ def compress(
     in float32. `pack` stores the cut matrices bitmask-packed: smaller, but only tailcut reads it back (`tailcut unpack`).
     """
     require_absent(out)
-    method = choose(allocation, pruner, quantiser, clip)
+    method = choose(allocation.plans.values(), pruner, quantiser, clip)
     names = pruner, quantiser if method.quantiser else None
     job = prepare(model_dir, allocation, names, method, calibration, device, report, forward)
     _require_disk(job, out, pack)

@@ -16,12 +16,13 @@ not: what a bitmask or an index costs, and that zeros are not stored, is the exp
 """
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
-from tailcut.allocation import Allocation, Bits, Budget, LayerScore, LayerScores
+from tailcut.allocation import Allocation, Bits, Budget, LayerPlan, LayerScore, LayerScores
 from tailcut.compress.allocators import Granularity, Settings
 from tailcut.compress.allocators._budget import Vector, ordered
 from tailcut.compress.allocators._steps import Shares, apportion
@@ -46,17 +47,21 @@ def with_bits(allocation: Allocation, scores: LayerScores, budget: Budget, setti
         layers[i].name: choices[n] for unit, n in zip(shares.units, chosen, strict=True) for i in unit
     }
     plans = {name: replace(plan, bits=bits[name]) for name, plan in allocation.plans.items()}
-    mean = sum(bits[layer.name] * layer.parameters for layer in layers) / sum(layer.parameters for layer in layers)
-    counts = Counter(bits.values())
-    facts = {
-        "bits": repr(budget.bits),
-        "bits_planned": f"{mean:.6f}",
-        "bit_choices": ",".join(str(choice) for choice in reversed(choices)),
-        "bit_counts": ", ".join(f"{choice} x {counts[choice]}" for choice in reversed(choices) if counts[choice]),
-        "bit_tau": repr(tau),
-        "bit_metric": metric if tau else "none",
-    }
+    facts = facts_of(plans, layers, budget) | {"bit_tau": repr(tau), "bit_metric": metric if tau else "none"}
     return Allocation(plans, {**allocation.provenance, **facts})
+
+
+def facts_of(plans: Mapping[str, LayerPlan], layers: Sequence[LayerScore], budget: Budget) -> dict[str, str]:
+    """What the provenance says of bits: what was asked for, and what the plans have."""
+    counts = Counter(plan.bits for plan in plans.values())
+    total = sum((plans[layer.name].bits or 0) * layer.parameters for layer in layers)
+    choices = sorted(set(budget.bit_choices), reverse=True)
+    return {
+        "bits": repr(budget.bits),
+        "bits_planned": f"{total / sum(layer.parameters for layer in layers):.6f}",
+        "bit_choices": ",".join(str(choice) for choice in choices),
+        "bit_counts": ", ".join(f"{choice} x {counts[choice]}" for choice in choices if counts[choice]),
+    }
 
 
 def _share_out(

@@ -36,9 +36,9 @@ def allocate(scores: LayerScores, budget: Budget, settings: Settings) -> Allocat
     the rounding is ours. Default metric: alpha_peak; tau and granularity as for alpha; group: M; allow_dense: some
     layers may lose nothing. Say how much with --sparsity or with the mean pattern, such as --pattern 4:8.
     """
-    layers, group = ordered(scores), _group(budget, settings)
-    _require_groups(layers, group)
-    bounds = _bounds(budget, settings, group)
+    layers, group = ordered(scores), group_of(budget, settings)
+    require_groups(layers, group)
+    bounds = bounds_of(budget, settings, group)
     tau = default_tau(budget.sparsity) if settings.tau is None else settings.tau
     metric, granularity = (settings.metric or METRICS[0]).replace("-", "_"), settings.granularity or "block"
     mean = budget.sparsity * group
@@ -46,14 +46,14 @@ def allocate(scores: LayerScores, budget: Budget, settings: Settings) -> Allocat
     levels = range(int(bounds[0]), int(bounds[1]) + 1)
     chosen = apportion(shares, levels, mean * float(shares.sizes.sum()), nearest=True)
     removed = {layers[i].name: levels[n] for unit, n in zip(shares.units, chosen, strict=True) for i in unit}
-    plans = {layer.name: LayerPlan(_pattern(removed[layer.name], group)) for layer in scores.layers}
+    plans = {layer.name: LayerPlan(pattern_of(removed[layer.name], group)) for layer in scores.layers}
     facts = {"metric": metric, "tau": repr(tau), "granularity": granularity, "group": str(group)}
-    facts |= _summary([plans[layer.name] for layer in layers])
+    facts |= summary([plans[layer.name] for layer in layers])
     return Allocation(plans, origin("nm-mixed", scores, budget, **facts))
 
 
-def _group(budget: Budget, settings: Settings) -> int:
-    """M, of one pattern or setting."""
+def group_of(budget: Budget, settings: Settings) -> int:
+    """M, of one pattern or setting; InputError where they or the sparsity disagree."""
     if budget.pattern is None:
         return settings.group or _GROUP
     if abs(budget.pattern.sparsity - budget.sparsity) > 1e-9:
@@ -66,7 +66,8 @@ def _group(budget: Budget, settings: Settings) -> int:
     return budget.pattern.block
 
 
-def _require_groups(layers: Sequence[LayerScore], group: int) -> None:
+def require_groups(layers: Sequence[LayerScore], group: int) -> None:
+    """InputError where a matrix's inputs are not whole groups."""
     for layer in layers:
         if layer.shape[1] % group:
             raise InputError(
@@ -75,8 +76,8 @@ def _require_groups(layers: Sequence[LayerScore], group: int) -> None:
             )
 
 
-def _bounds(budget: Budget, settings: Settings, group: int) -> tuple[float, float]:
-    """Fewest and most weights removed of M; the mean must lie between."""
+def bounds_of(budget: Budget, settings: Settings, group: int) -> tuple[float, float]:
+    """Fewest and most weights removed of M; InputError unless the mean lies between."""
     low, high = 0 if settings.allow_dense else 1, min(group - 1, int(budget.cap * group + 1e-9))
     mean = budget.sparsity * group
     if not low - 1e-9 <= mean <= high + 1e-9:
@@ -88,11 +89,12 @@ def _bounds(budget: Budget, settings: Settings, group: int) -> tuple[float, floa
     return float(low), float(high)
 
 
-def _pattern(removed: int, group: int) -> NM | Dense:
+def pattern_of(removed: int, group: int) -> NM | Dense:
+    """What is left when `removed` of every `group` weights are."""
     return NM(group - removed, group) if removed else Dense()
 
 
-def _summary(plans: Sequence[LayerPlan]) -> dict[str, str]:
+def summary(plans: Sequence[LayerPlan]) -> dict[str, str]:
     """How often each pattern occurs, and how many matrices sparse tensor cores take."""
     counts = Counter(str(plan.pattern) for plan in plans)
     patterns = ", ".join(f"{name} x {counts[name]}" for name in sorted(counts))

@@ -2,8 +2,9 @@
 
 Where the allocators of `tailcut.compress.allocators` are arithmetic on scores, a search takes minutes and needs the
 model, a pruner and calibration text. What it keeps is the same: the parameter-weighted budget exactly, every sparsity in
-[0, cap], provenance that is ready for JSON. How good a plan is, is the mean Kullback-Leibler divergence a token, in
-nats, of the cut model's predictions from the dense model's, on windows of the calibration text that no statistics saw.
+[0, cap], provenance that is ready for JSON. What matrices share out is a sparsity, weights of M in patterns of one M,
+or bits (see _ladder). How good a plan is, is the mean Kullback-Leibler divergence a token, in nats, of the cut model's
+predictions from the dense model's, on windows of the calibration text that no statistics saw.
 """
 
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from tailcut.errors import InputError
 from tailcut.progress import Reporter, silent
 
 PACKAGE: Final = "tailcut.compress.searches"
+SETTINGS: Final = ("group", "allow_dense")  # of an allocator's, that searches read
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +30,8 @@ class Effort:
     evaluations  instead of minutes, how many plans the quick measure may see: the result is then the same every time
     tokens       of the quick measure at its three fidelities, ascending; None: by device
     final_tokens of the slow measure, which has windows of its own; None: by device
-    step         plans that are tried have sparsities that are multiples of this; the final shift to the exact budget is
-                 smaller by far
+    step         plans that are tried have sparsities that are multiples of this, where no N:M or bits are asked for; the
+                 final shift to the exact budget is smaller by far
     finals       how many plans are cut as `tailcut compress` cuts them before one is chosen, uniform among them
     """
 
@@ -62,8 +64,10 @@ class Effort:
 class Task:
     """What is searched: a plan for `model` within `budget`, to be cut by `pruner` with statistics of `calibration`.
 
-    The calibration's seed is the search's. `scores` name the matrices and feed the allocators that plans start from.
-    `trace` is the journal of measurements (JSON lines): a search of the same task goes on from it; None: kept nowhere.
+    With bits in the budget those are searched, at the same sparsity or pattern for all, to be rounded by `quantiser`; with
+    a pattern, or a group in `settings`, N:M patterns of that mean; else sparsities. Of the settings `group` and
+    `allow_dense` are read, as nm-mixed reads them. The calibration's seed is the search's. `scores` name the matrices and
+    feed the allocators that plans start from. `trace` is the journal of measurements (JSON lines): a search of the same task goes on from it; None: kept nowhere.
     """
 
     model: Path
@@ -74,6 +78,8 @@ class Task:
     effort: Effort = field(default_factory=Effort)
     device: str = "auto"
     trace: Path | None = None
+    quantiser: str = "gptq"
+    settings: Settings = field(default_factory=Settings)
 
 
 class Search(Protocol):
@@ -99,20 +105,19 @@ def is_search(name: str) -> bool:
 
 def search(name: str, task: Task, report: Reporter = silent) -> Allocation:
     """The plan that the search `name` finds. Raises InputError for budgets that only allocators meet."""
-    require_searchable(name, task.budget)
+    require_searchable(name, task.budget, task.settings)
     return load(name).search(task, report)
 
 
 def require_searchable(name: str, budget: Budget, settings: Settings | None = None) -> None:
-    """InputError unless the budget is a sparsity that layers may share unevenly, and no allocator's setting is given."""
-    for setting in settings.given if settings is not None else ():
-        raise InputError(f"{name} is a search and reads no {setting}: it tries them itself; leave {setting} out")
-    if budget.pattern is not None:
-        raise InputError(
-            f"{name} searches unstructured sparsities, not the pattern {budget.pattern}; "
-            "use --allocator uniform or nm-mixed"
-        )
-    if budget.bits is not None:
-        raise InputError(f"{name} searches sparsities and has no rule for bits; choose another allocator with --bits")
+    """InputError unless layers may share the budget unevenly, and every setting that is given shapes it."""
+    given = settings.given if settings is not None else ()
+    for setting in given:
+        if setting not in SETTINGS:
+            raise InputError(f"{name} is a search and reads no {setting}: it tries them itself; leave {setting} out")
     if budget.speedup is not None:
         raise InputError(f"{name} searches for quality at a sparsity, not for a speedup; use --allocator latency")
+    if given and budget.bits is not None:
+        raise InputError(f"{name} searches either bits or N:M patterns; leave out bits, or {' and '.join(given)}")
+    if "allow_dense" in given and "group" not in given and budget.pattern is None:
+        raise InputError(f"allow-dense is about N:M patterns; give {name} a mean --pattern such as 4:8, or a --group")

@@ -1,7 +1,11 @@
-"""What an automatic choice chooses from: every allocator that works from the scores at hand, in several settings."""
+"""What an automatic choice chooses from: every allocator that works from the scores at hand, in several settings.
+
+Which allocators can plan a ladder: of sparsities all that meet any sparsity exactly; of N:M patterns nm-mixed, and the
+same ones but alpha, whose sparsities are rounded to patterns; of bits the rule that adds them to any plan.
+"""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product, zip_longest
 from typing import Final
 
@@ -9,13 +13,17 @@ from tailcut import plugins
 from tailcut.allocation import Allocation, Budget, LayerScores
 from tailcut.compress import allocators
 from tailcut.compress.allocators import Granularity, Settings, Solver, allocate, atp
+from tailcut.compress.allocators._budget import origin
+from tailcut.compress.searches._grid import Grid
 from tailcut.errors import InputError
 
+UNIFORM: Final = "uniform"
 _TAUS: Final = (0.1, 0.2, 0.3, 0.5)
 _SPREADS: Final = (0.02, 0.04, 0.08, 0.15, 0.2)
 _BETAS: Final = 6  # of those that ATP's authors try, evenly chosen
 _GRANULARITIES: Final[tuple[Granularity, ...]] = ("block", "mixed", "matrix")
 _SOLVERS: Final[tuple[Solver, ...]] = ("qp", "lp")
+_NONE: Final = Settings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,39 +34,81 @@ class Candidate:
     allocation: Allocation
 
 
-def candidates(scores: LayerScores, budget: Budget) -> tuple[tuple[Candidate, ...], dict[str, str]]:
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How a plan is had: what it is called, from which allocator, for which budget, with which settings."""
+
+    name: str
+    allocator: str
+    budget: Budget
+    settings: Settings
+
+
+def candidates(
+    scores: LayerScores, grid: Grid, settings: Settings = _NONE
+) -> tuple[tuple[Candidate, ...], dict[str, str]]:
     """Plans that differ, uniform first, then every allocator's default, then other settings; and what could not be had.
 
-    The second value is allocator (and metric) -> why, one sentence.
+    The second value is allocator (and metric) -> why, one sentence. `settings`: see `Task`.
     """
-    found: dict[tuple[float, ...], Candidate] = {}
+    first = uniform(scores, grid)
+    found = {_key(first.allocation): first}
     missing: dict[str, str] = {}
-    for name, settings in _tried(scores, budget):
+    for way in _ways(scores, grid, settings):
         try:
-            allocation = allocate(name, scores, budget, settings)
+            allocation = grid.fitted(allocate(way.allocator, scores, way.budget, way.settings))
         except InputError as error:
-            missing.setdefault(f"{name} {settings.metric or ''}".strip(), str(error))
+            missing.setdefault(f"{way.name.split()[0]} {way.settings.metric or ''}".strip(), str(error))
             continue
-        plan = tuple(round(item.pattern.sparsity, 9) for item in allocation.plans.values())
-        found.setdefault(plan, Candidate(_called(name, settings), allocation))
+        found.setdefault(_key(allocation), Candidate(way.name, allocation))
     return tuple(found.values()), missing
 
 
-def _tried(scores: LayerScores, budget: Budget) -> Iterator[tuple[str, Settings]]:
-    """Uniform, every default, then one more setting of each allocator in turn: wherever it is cut short, all were heard."""
-    yield "uniform", Settings()
-    known = [name for name in plugins.names(allocators.PACKAGE) if _plans_freely(name)]
-    yield from ((name, Settings()) for name in known if name != "uniform")
-    groups: dict[str, list[Settings]] = {
-        "alpha": _alphas(scores),
+def uniform(scores: LayerScores, grid: Grid) -> Candidate:
+    """The same for every matrix, or as near to that as the ladder comes."""
+    if grid.ladder.kind == "nm":  # the mean need not be one pattern
+        return Candidate(UNIFORM, Allocation(grid.plans(grid.even()), origin(UNIFORM, scores, grid.budget)))
+    settings = Settings(bit_tau=0.0) if grid.ladder.kind == "bits" else Settings()
+    return Candidate(UNIFORM, grid.fitted(allocate(UNIFORM, scores, grid.budget, settings)))
+
+
+def _key(allocation: Allocation) -> tuple[object, ...]:
+    return tuple((round(plan.pattern.sparsity, 9), plan.bits) for plan in allocation.plans.values())
+
+
+def _ways(scores: LayerScores, grid: Grid, given: Settings) -> Iterator[_Way]:
+    """Every default, then one more setting of each allocator in turn: wherever it is cut short, all were heard."""
+    budget = grid.budget
+    if grid.ladder.kind == "bits":
+        for settings in (Settings(), *(replace(one, tau=None, bit_tau=one.tau) for one in _shapes(scores))):
+            yield _Way(_called("bits", settings), UNIFORM, budget, settings)
+        return
+    groups = _groups(scores, budget)
+    defaults = [name for name in plugins.names(allocators.PACKAGE) if _plans_freely(name) and name != UNIFORM]
+    if grid.ladder.kind == "nm":  # what alpha is to sparsities nm-mixed is to patterns
+        groups = {"nm-mixed": groups.pop("alpha"), **groups}
+        defaults = ["nm-mixed", *(name for name in defaults if name != "alpha")]
+    told = [(name, Settings()) for name in defaults]
+    for turn in zip_longest(*groups.values()):
+        told += [(name, one) for name, one in zip(groups, turn, strict=True) if one is not None]
+    for name, one in told:
+        if name == "nm-mixed":
+            more = replace(one, group=given.group, allow_dense=given.allow_dense)
+            yield _Way(_called(name, one), name, budget, more)
+        else:
+            yield _Way(_called(name, one), name, replace(budget, pattern=None), one)
+
+
+def _groups(scores: LayerScores, budget: Budget) -> dict[str, list[Settings]]:
+    """Other settings than the defaults, by allocator."""
+    return {
+        "alpha": _shapes(scores),
         "atp": [Settings(beta=beta) for beta in _betas(scores, budget)],
         "owl": [Settings(spread=spread) for spread in _SPREADS],
         "dlp": [Settings(spread=spread) for spread in _SPREADS],
         "als": [Settings(solver=how, granularity=what) for how, what in product(_SOLVERS, _GRANULARITIES)],
         "global": [Settings(metric="wanda")],
     }
-    for settings in zip_longest(*groups.values()):
-        yield from ((name, one) for name, one in zip(groups, settings, strict=True) if one is not None)
 
 
 def _plans_freely(name: str) -> bool:
@@ -67,7 +117,7 @@ def _plans_freely(name: str) -> bool:
     return not steps and "cost" not in allocators.load(name).SETTINGS
 
 
-def _alphas(scores: LayerScores) -> list[Settings]:
+def _shapes(scores: LayerScores) -> list[Settings]:
     """Every metric that all layers have, at every tau and granularity; the first metrics' ones are spread evenly."""
     known = (name.replace("-", "_") for name in plugins.names("tailcut.compress.metrics"))
     metrics = [name for name in known if all(name in layer.values for layer in scores.layers)]

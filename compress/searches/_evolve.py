@@ -11,7 +11,8 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from tailcut.compress.searches._grid import Grid, Levels
+from tailcut.compress.searches._grid import Grid
+from tailcut.compress.searches._ladder import Levels
 from tailcut.compress.searches._moves import MOVES, mutate
 
 TOP: Final = 2  # the fidelity at which parents are compared

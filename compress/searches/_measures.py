@@ -9,7 +9,7 @@ from tailcut.allocation import Allocation
 from tailcut.compress.searches import Effort
 from tailcut.compress.searches._evolve import Spent
 from tailcut.compress.searches._finals import Finals
-from tailcut.compress.searches._grid import Levels
+from tailcut.compress.searches._ladder import Levels
 from tailcut.compress.searches._proxy import Proxy
 from tailcut.compress.searches._trace import Trace
 from tailcut.progress import Reporter
@@ -66,7 +66,7 @@ class Measures:
 
     def slow(self, allocation: Allocation, label: str) -> float:
         """Nats a token of the plan as it is really cut."""
-        plan = repr(sorted((name, plan.pattern.sparsity) for name, plan in allocation.plans.items()))
+        plan = repr(sorted(allocation.plans.items(), key=lambda item: item[0]))
         key = f"{FINAL}:{hashlib.sha256(plan.encode()).hexdigest()[:16]}"
         tokens = int(self.finals.reference.tokens.size)
         return self.trace.measure(

@@ -1,4 +1,4 @@
-"""Random changes of a plan that keep the budget: some matrices lose more, others that much less.
+"""Random changes of a plan that keep the budget: some matrices rise on the ladder, others fall about as far.
 
 EvoPress (arXiv 2410.14649, section 3) moves single matrices. Plans that lie far from each other differ by whole
 blocks or kinds of matrices, and a search that only moves single ones takes hundreds of steps there; so the moves here
@@ -9,11 +9,13 @@ from typing import Final
 
 import numpy as np
 
-from tailcut.compress.searches._grid import Grid, Levels, settle
+from tailcut.compress.searches._grid import Grid, settle
+from tailcut.compress.searches._ladder import Levels
 
 SINGLE: Final = ("matrix",)
 MOVES: Final = ("matrix", "block", "run", "kind", "stripe")
 _MOST_LEVELS: Final = 4  # of the lighter region at once
+_SHARE: Final = 4  # one in so many of a short ladder's levels is the most that a single matrix moves at once
 
 
 def mutate(grid: Grid, levels: Levels, move: str, rng: np.random.Generator) -> Levels:
@@ -35,12 +37,12 @@ def _exchange(grid: Grid, levels: Levels, move: str, rng: np.random.Generator) -
         ours, theirs = theirs, ours
     ratio = float(grid.sizes[ours].sum() / grid.sizes[theirs].sum())
     sign = 1 if rng.random() < 0.5 else -1
-    depth = int(rng.integers(1, 4)) if move == "matrix" else 1
+    depth = min(int(rng.integers(1, 4)), max(1, grid.ladder.top // _SHARE)) if move == "matrix" else 1
     changed = levels.copy()
     changed[ours] += sign * depth
     changed[theirs] -= sign * min(max(1, round(ratio * depth)), max(_MOST_LEVELS, depth))
-    result = settle(grid, np.clip(changed, 0, grid.most), _order(ours, theirs, rng))
-    return result if 0 <= grid.excess(result) < int(grid.sizes.max()) else levels
+    result = settle(grid, np.clip(changed, 0, grid.ladder.top), _order(ours, theirs, rng))
+    return result if 0 <= grid.excess(result) < grid.coarsest else levels
 
 
 def _order(ours: np.ndarray, theirs: np.ndarray, rng: np.random.Generator) -> list[int]:

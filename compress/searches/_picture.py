@@ -106,14 +106,16 @@ def _finals(axis: Any, records: Sequence[Record]) -> None:  # noqa: ANN401
 
 
 def _plan(axis: Any, allocation: Allocation, scores: LayerScores) -> None:  # noqa: ANN401
+    plans, sizes = allocation.plans, {layer.name: layer.parameters for layer in scores.layers}
+    rounded = any(plan.bits is not None for plan in plans.values())
+    shown = {name: float(plan.bits or 0) if rounded else plan.pattern.sparsity for name, plan in plans.items()}
     kinds: dict[str, list[tuple[int, float]]] = {}
     for layer in scores.layers:
-        cut = allocation.plans[layer.name].pattern.sparsity
-        kinds.setdefault(kind_of(layer.name, layer.block), []).append((layer.block, cut))
+        kinds.setdefault(kind_of(layer.name, layer.block), []).append((layer.block, shown[layer.name]))
     for place, (kind, points) in enumerate(kinds.items()):
-        blocks, cuts = zip(*points, strict=True)
-        axis.plot(blocks, cuts, "o-", markersize=3, linewidth=1, color=_COLOURS[place % len(_COLOURS)], label=kind)
-    uniform = allocation.sparsity({layer.name: layer.parameters for layer in scores.layers})
-    axis.axhline(uniform, color="#999999", linestyle=":", label="uniform")
-    axis.set(xlabel="decoder block", ylabel="sparsity", ylim=(0, 1))
+        blocks, values = zip(*points, strict=True)
+        axis.plot(blocks, values, "o-", markersize=3, linewidth=1, color=_COLOURS[place % len(_COLOURS)], label=kind)
+    mean = sum(shown[name] * size for name, size in sizes.items()) / sum(sizes.values())
+    axis.axhline(mean, color="#999999", linestyle=":", label="mean" if rounded else "uniform")
+    axis.set(xlabel="decoder block", ylabel="bits" if rounded else "sparsity", ylim=(0, 8.5 if rounded else 1))
     axis.legend(frameon=False, fontsize=7, ncols=4)

@@ -6,21 +6,20 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final
 
 import psutil
 import torch
 import transformers
 
-from tailcut import __version__, codec, plugins
+from tailcut import __version__, codec
 from tailcut.checkpoint import Checkpoint
 from tailcut.compress.blocks import Stream, max_positions, open_stream
 from tailcut.compress.calibration import CalibrationTokens, draw_apart, tokens_sha256
 from tailcut.compress.collecting import collect
 from tailcut.compress.cutting import Method
 from tailcut.compress.discovery import Linear, linears_of_skeleton
-from tailcut.compress.job import PRUNERS
-from tailcut.compress.pruners import Pruner
+from tailcut.compress.job import choose
 from tailcut.compress.resident import Weights
 from tailcut.compress.searches import Task
 from tailcut.compress.searches._bank import Bank, bytes_of, moved
@@ -32,7 +31,7 @@ from tailcut.compress.searches._proxy import Proxy
 from tailcut.compress.searches._trace import open_trace
 from tailcut.compress.skeleton import build_skeleton
 from tailcut.compress.spectra import resolve_device
-from tailcut.compress.statistics import Statistics, exact_float32
+from tailcut.compress.statistics import Needs, Statistics, exact_float32
 from tailcut.errors import InputError, MissingEnvironmentError
 from tailcut.progress import Reporter
 from tailcut.windows import Tokens
@@ -64,9 +63,10 @@ class Subject:
     """A task whose inputs were checked: nothing was computed yet."""
 
     task: Task
+    grid: Grid
     weights: Weights
     linears: tuple[Linear, ...]
-    pruner: Pruner
+    method: Method
     texts: Texts
     fingerprint: str
 
@@ -76,7 +76,6 @@ class Opened:
     """A search that may measure: nothing but the dense model was computed yet."""
 
     subject: Subject
-    grid: Grid
     measures: Measures
 
 
@@ -84,16 +83,15 @@ class Opened:
 def opened(task: Task, name: str, report: Reporter) -> Iterator[Opened]:
     """The search `name` of a task, going on from its trace, which is closed with it; its clock starts here."""
     began = time.monotonic()
-    grid = make_grid(task.scores, task.budget, task.effort.step)
     subject = examine(task, {"search": name})
     trace = open_trace(task.trace, subject.fingerprint, began)
     if trace.earlier:
         report("search", 0, 1, f"going on after {len(trace.earlier)} measurements")
     try:
-        proxy, finals = prepare(subject, grid, report)
+        proxy, finals = prepare(subject, report)
         measures = Measures(task.effort, trace, proxy, finals, subject.texts.fidelities, report)
         measures.begin()
-        yield Opened(subject, grid, measures)
+        yield Opened(subject, measures)
     finally:
         trace.close()
 
@@ -101,20 +99,22 @@ def opened(task: Task, name: str, report: Reporter) -> Iterator[Opened]:
 def examine(task: Task, how: Mapping[str, object]) -> Subject:
     """Every check that needs no arithmetic. `how` goes into the fingerprint: what else decides a measurement."""
     device = resolve_device(task.device)
+    grid = make_grid(task.scores, task.budget, task.effort.step, task.settings)
+    method = choose(grid.ladder.plans, task.pruner, task.quantiser, clip=True)
     checkpoint = Checkpoint(task.model)
     skeleton = build_skeleton(checkpoint)
     linears = linears_of_skeleton(checkpoint, skeleton)
     wrong = {linear.name for linear in linears} ^ {layer.name for layer in task.scores.layers}
     if wrong:
         raise InputError(f"{min(wrong)}: the scores and the model do not name the same matrices; measure this model")
-    pruner = cast(Pruner, plugins.load(PRUNERS, task.pruner))
     texts = _texts(task, max_positions(skeleton.model), device)
     parts = {
         "model": checkpoint.fingerprint(),
         "scores": hashlib.sha256(codec.to_json(task.scores).encode()).hexdigest(),
-        "budget": [task.budget.sparsity, task.budget.cap],
+        "budget": repr(task.budget),
+        "ladder": repr(grid.ladder),
         "pruner": task.pruner,
-        "step": task.effort.step,
+        "quantiser": task.quantiser if method.quantiser else None,
         "tokens": [texts.calibration.sha256, tokens_sha256(texts.search), tokens_sha256(texts.final)],
         "batch": [texts.batch, texts.fidelities],
         "seed": task.calibration.seed,
@@ -124,7 +124,7 @@ def examine(task: Task, how: Mapping[str, object]) -> Subject:
     }
     fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     weights = Weights(checkpoint, skeleton, device, torch.float32)
-    return Subject(task, weights, linears, pruner, texts, fingerprint)
+    return Subject(task, grid, weights, linears, method, texts, fingerprint)
 
 
 def _texts(task: Task, positions: int, device: str) -> Texts:
@@ -147,7 +147,7 @@ def _windows(tokens: int, length: int) -> int:
     return max(1, tokens // length)
 
 
-def prepare(subject: Subject, grid: Grid, report: Reporter) -> tuple[Proxy, Finals]:
+def prepare(subject: Subject, report: Reporter) -> tuple[Proxy, Finals]:
     """The two measures, after one pass of the dense model over all of the text."""
     weights, texts = subject.weights, subject.texts
     _require_memory(subject)
@@ -166,16 +166,16 @@ def prepare(subject: Subject, grid: Grid, report: Reporter) -> tuple[Proxy, Fina
     bank = Bank(
         weights.checkpoint,
         linears,
-        subject.pruner,
+        subject.method,
         statistics,
-        grid.step,
+        subject.grid.ladder,
         weights.device,
         int(free * _FOR_BANK),
     )
     quick = Reference(weights, starts[1], texts.search, streams[1].batches, int(free * _FOR_PROBABILITIES))
     slow = Reference(weights, starts[2], texts.final, streams[2].batches)
-    proxy = Proxy(grid, bank, resident, starts[1].batches, quick)
-    return proxy, Finals(weights, subject.linears, Method(subject.pruner), starts[0], starts[2], slow)
+    proxy = Proxy(subject.grid, bank, resident, starts[1].batches, quick)
+    return proxy, Finals(weights, subject.linears, subject.method, starts[0], starts[2], slow)
 
 
 def _through(subject: Subject, streams: list[Stream], report: Reporter) -> dict[str, Statistics]:
@@ -183,15 +183,16 @@ def _through(subject: Subject, streams: list[Stream], report: Reporter) -> dict[
 
     The streams end behind the last block.
     """
-    weights, needs = subject.weights, subject.pruner.NEEDS
+    weights = subject.weights
+    needs = frozenset[Needs]().union(*map(subject.method.needs, subject.grid.ladder.plans))
     found: dict[str, Statistics] = {}
     limit = _free(weights.device) * _FOR_STATISTICS
     blocks = len(weights.skeleton.blocks)
     for index in range(blocks):
         report("prepare", index, blocks, f"block {index}")
         linears = [linear for linear in subject.linears if linear.block == index]
-        if needs != "nothing":
-            fresh = collect(weights, index, {linear: frozenset({needs}) for linear in linears}, streams[0])
+        if needs:
+            fresh = collect(weights, index, dict.fromkeys(linears, needs), streams[0])
             limit -= bytes_of(fresh)
             found |= fresh if limit > 0 else moved(fresh, torch.device("cpu"))
         with weights.block(index) as block:

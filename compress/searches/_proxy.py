@@ -1,6 +1,6 @@
 """The quick measure: the whole model stays on the device, and a plan changes only the matrices whose level changes.
 
-Weights come from the bank, pruned with the dense model's statistics, not with those of the model as cut so far: this
+Weights come from the bank, cut with the dense model's statistics, not with those of the model as cut so far: this
 orders plans nearly as the real cutting does, in a hundredth of the time. Text: windows that no statistics saw, the same
 for every plan that is compared. Arithmetic in float32, products in TF32 on a GPU: bfloat16 would round activations too.
 """
@@ -14,10 +14,11 @@ from tailcut.compress.blocks import Stream
 from tailcut.compress.resident import Weights
 from tailcut.compress.searches._bank import Bank
 from tailcut.compress.searches._divergence import Reference
-from tailcut.compress.searches._grid import Grid, Levels
+from tailcut.compress.searches._grid import Grid
+from tailcut.compress.searches._ladder import Levels
 from tailcut.compress.statistics import quick_float32
 
-_DENSE: Final = 0
+_NONE: Final = -1  # a matrix as the model has it, which need not be a level
 
 
 class Proxy:
@@ -29,7 +30,7 @@ class Proxy:
         """`inputs`: hidden states in front of block 0, one tensor a batch, as the reference's tape ran them."""
         self._grid, self._bank, self._inputs, self._reference = grid, bank, inputs, reference
         self._blocks = [resident.load_block(index) for index in range(len(resident.skeleton.blocks))]
-        self._now = [_DENSE] * len(grid.names)
+        self._now = [_NONE] * len(grid.names)
         self._parameters = [_parameter(resident, name) for name in grid.names]
 
     @property

@@ -42,8 +42,8 @@ def search(task: Task, report: Reporter) -> Allocation:
     each gives it more to choose from.
     """
     with opened(task, "auto", report) as ready:
-        known, missing = candidates(task.scores, task.budget)
-        return _choose(ready.subject, ready.grid, ready.measures, known, missing)
+        known, missing = candidates(task.scores, ready.subject.grid, task.settings)
+        return _choose(ready.subject, ready.measures, known, missing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +55,8 @@ class _Shares:
     finals: int
 
 
-def _choose(
-    subject: Subject, grid: Grid, measures: Measures, known: Sequence[Candidate], missing: dict[str, str]
-) -> Allocation:
-    uniform = known[0]
+def _choose(subject: Subject, measures: Measures, known: Sequence[Candidate], missing: dict[str, str]) -> Allocation:
+    grid, uniform = subject.grid, known[0]
     results = {uniform.name: (measures.slow(uniform.allocation, uniform.name), uniform.allocation)}
     shares = _shares(measures)
     ranked = _halve(measures, grid, known, shares.candidates)

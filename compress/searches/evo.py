@@ -13,8 +13,10 @@ import numpy as np
 
 from tailcut.allocation import Allocation
 from tailcut.compress.searches import Task
+from tailcut.compress.searches._candidates import uniform
 from tailcut.compress.searches._evolve import Evolved, Rules, evolve
-from tailcut.compress.searches._grid import Grid, Levels
+from tailcut.compress.searches._grid import Grid
+from tailcut.compress.searches._ladder import Levels
 from tailcut.compress.searches._measures import Measures
 from tailcut.compress.searches._moves import SINGLE
 from tailcut.compress.searches._prepare import Subject, opened
@@ -26,14 +28,14 @@ _STAGE: Final = "evolve"
 
 
 def search(task: Task, report: Reporter) -> Allocation:
-    """Evolution from the uniform plan by exchanges of single matrices' sparsity, as EvoPress (arXiv 2410.14649) does, by
+    """Evolution from the uniform plan by exchanges between single matrices, as EvoPress (arXiv 2410.14649) does, by
     divergence from the dense model on calibration text that no statistics saw. Needs the model, a pruner and text, no
     scores. `auto` starts from the best allocator, makes larger moves too, and checks what it found.
     """
     with opened(task, "evo", report) as ready:
-        grid, measures = ready.grid, ready.measures
+        grid, measures = ready.subject.grid, ready.measures
         measures.until = measures.total
-        start = grid.snap(dict.fromkeys(grid.names, task.budget.sparsity))
+        start = grid.of(uniform(task.scores, grid).allocation)
         found = refine(measures, grid, start, Rules(moves=SINGLE), task.calibration.seed)
         return _result(ready.subject, measures, grid, found)
 

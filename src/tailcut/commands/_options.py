@@ -27,7 +27,8 @@ class Planning:
         float | None, typer.Option(help="Fraction of zeros over the linears of the decoder blocks, in [0, 1).")
     ] = None
     pattern: Annotated[
-        str | None, typer.Option(help="N:M with N weights kept of M, such as 2:4; with --allocator uniform.")
+        str | None,
+        typer.Option(help="N:M with N weights kept of M, such as 2:4: of uniform, or the mean of nm-mixed, auto, evo."),
     ] = None
     allocator: Annotated[
         str | None,
@@ -59,11 +60,14 @@ class Planning:
         tuple[float, float] | None, typer.Option(help="als: least and greatest sparsity.", metavar="LOW HIGH")
     ] = None
     step: Annotated[float | None, typer.Option(help="als: sparsities are multiples of this.")] = None
-    group: Annotated[int | None, typer.Option(help="nm-mixed: M of N:M. [default: 8]")] = None
+    group: Annotated[int | None, typer.Option(help="nm-mixed, auto, evo: M of N:M. [default of nm-mixed: 8]")] = None
     allow_dense: Annotated[
-        bool | None, typer.Option("--allow-dense/--no-allow-dense", help="nm-mixed: layers may lose nothing.")
+        bool | None,
+        typer.Option("--allow-dense/--no-allow-dense", help="With N:M patterns that differ: layers may lose nothing."),
     ] = None
-    bits: Annotated[float | None, typer.Option(help="Mean bits a weight, beside any allocator.")] = None
+    bits: Annotated[
+        float | None, typer.Option(help="Mean bits a weight, beside any allocator; auto and evo search them.")
+    ] = None
     bit_choices: Annotated[
         str | None, typer.Option(help="Bits a layer may get, comma-separated. [default: 8,4,3,2]")
     ] = None

@@ -17,8 +17,7 @@ from tailcut.files import require_absent
 from tailcut.progress import console
 
 if TYPE_CHECKING:
-    from tailcut.compress.calibration import Calibration
-    from tailcut.compress.searches import Effort
+    from tailcut.compress.searches import Task
     from tailcut.quantised import Precision
 
 
@@ -55,6 +54,9 @@ def command(
     precision: Annotated[str | None, typer.Option(help="Which of the cost table's precisions, if several.")] = None,
     model: Annotated[Path | None, typer.Option(help="auto, evo: the model directory that was measured.")] = None,
     pruner: Annotated[str, typer.Option(help="auto, evo: what `tailcut compress` will cut with.")] = "wanda",
+    quantiser: Annotated[
+        str, typer.Option(help="auto, evo with --bits: what `tailcut compress` will round with.")
+    ] = "gptq",
     text: CalibrationText,
     device: Annotated[str, typer.Option(help="auto, evo: auto, cpu or cuda.")] = "auto",
     plot: Annotated[Path | None, typer.Option(help="auto, evo: a picture of the search (.svg or .png).")] = None,
@@ -75,7 +77,7 @@ def command(
     from tailcut import plugins
     from tailcut.compress import searches
     from tailcut.compress.allocators import PACKAGE, Settings, allocate
-    from tailcut.compress.searches import Effort
+    from tailcut.compress.searches import Effort, Task
 
     budget = _budget(planning)
     settings = Settings(
@@ -89,8 +91,20 @@ def command(
     minutes, evaluations = planning.minutes, planning.evaluations
     if searches.is_search(chosen):
         searches.require_searchable(chosen, budget, settings)
-        how = pruner, text.wanted, Effort.asked(minutes, evaluations), device
-        allocation = _search(chosen, model, measured, budget, how, out, plot)
+        effort = Effort.asked(minutes, evaluations)
+        task = Task(
+            _cuttable(chosen, model),
+            measured,
+            budget,
+            pruner,
+            text.wanted,
+            effort,
+            device,
+            _trace(out),
+            quantiser,
+            settings,
+        )
+        allocation = _search(chosen, task, plot)
     else:
         _refuse(chosen, {"model": model, "minutes": minutes, "evaluations": evaluations, "plot": plot})
         allocation = allocate(chosen, measured, budget, settings)
@@ -108,27 +122,26 @@ def _refuse(allocator: str, options: dict[str, object]) -> None:
             raise InputError(f"--{name} belongs to a search; --allocator {allocator} is arithmetic: leave it out")
 
 
-def _search(
-    name: str,
-    model: Path | None,
-    scores: LayerScores,
-    budget: Budget,
-    how: tuple[str, "Calibration", "Effort", str],
-    out: Path,
-    plot: Path | None,
-) -> Allocation:
-    """`how`: pruner, calibration, effort, device. Measurements go to OUT with the ending .search.jsonl."""
-    from tailcut.compress.searches import Task, _picture, search
-
+def _cuttable(name: str, model: Path | None) -> Path:
     if model is None:
         raise InputError(f"--allocator {name} cuts the model to see what that costs; give its directory with --model")
+    return model
+
+
+def _trace(out: Path) -> Path:
+    """Measurements of a search go to OUT with the ending .search.jsonl."""
+    return out.with_name(f"{out.stem}.search.jsonl")
+
+
+def _search(name: str, task: "Task", plot: Path | None) -> Allocation:
+    from tailcut.compress.searches import _picture, search
+
     if plot is not None:
         _picture.require_drawable(plot)
-    trace = out.with_name(f"{out.stem}.search.jsonl")
     with console() as report:
-        allocation = search(name, Task(model, scores, budget, *how, trace), report)
-    if plot is not None:
-        _picture.draw(trace, allocation, scores, plot)
+        allocation = search(name, task, report)
+    if plot is not None and task.trace is not None:
+        _picture.draw(task.trace, allocation, task.scores, plot)
     return allocation
 
 
@@ -138,7 +151,7 @@ def _budget(planning: Planning) -> Budget:
     cap = 0.99 if planning.cap is None else planning.cap
     if planning.pattern is None:
         if sparsity is None and bits is None and speedup is None:
-            raise InputError("say how much to cut: --sparsity 0.7, or --pattern 2:4 with --allocator uniform")
+            raise InputError("say how much to cut: --sparsity 0.7, --pattern 2:4 with --allocator uniform, or --bits 4")
         return Budget(sparsity or 0.0, cap, None, bits, allowed, speedup)
     kept = parse_nm(planning.pattern)
     # a pattern's own sparsity is exact for every layer, so the cap that guards uneven plans does not apply
@@ -153,14 +166,18 @@ def _show(scores: LayerScores, allocation: Allocation, out: Path) -> None:
     metric = allocation.provenance.get("metric")
     if any(metric not in layer.values for layer in scores.layers):
         metric = None  # a curve: no one number to show
-    table = Table("block", *([metric] if metric else []), "sparsity", "least", "most")
+    rounded = ["bits"] if "bits" in allocation.provenance else []
+    table = Table("block", *([metric] if metric else []), "sparsity", "least", "most", *rounded)
     for block in sorted({layer.block for layer in scores.layers}):
         layers = [layer for layer in scores.layers if layer.block == block]
         cut = [allocation.plans[layer.name].pattern.sparsity for layer in layers]
         weights = [layer.parameters for layer in layers]
         mean = sum(s * n for s, n in zip(cut, weights, strict=True)) / sum(weights)
+        bits = sum((allocation.plans[layer.name].bits or 0) * layer.parameters for layer in layers) / sum(weights)
         score = [f"{sum(layer.values[metric] for layer in layers) / len(layers):.4f}"] if metric else []
-        table.add_row(str(block), *score, f"{mean:.4f}", f"{min(cut):.4f}", f"{max(cut):.4f}")
+        table.add_row(
+            str(block), *score, f"{mean:.4f}", f"{min(cut):.4f}", f"{max(cut):.4f}", *[f"{bits:.2f}" for _ in rounded]
+        )
     Console().print(table)
     prunable = {layer.name: layer.parameters for layer in scores.layers}
     overall = allocation.sparsity(prunable)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tailcut.allocation import Budget, LayerScore, LayerScores
-from tailcut.compress.searches._candidates import candidates
+from tailcut.compress.searches._candidates import Candidate, candidates
+from tailcut.compress.searches._grid import make_grid
 
 BUDGET = Budget(0.7)
 
@@ -22,8 +23,12 @@ def scores(*metrics: str, curves: bool = False, blocks: int = 6) -> LayerScores:
     return LayerScores("model", tuple(layers), 1)
 
 
+def found_of(measured: LayerScores) -> tuple[tuple[Candidate, ...], dict[str, str]]:
+    return candidates(measured, make_grid(measured, BUDGET, 0.02))
+
+
 def test_without_any_score_there_are_uniform_er_and_atp() -> None:
-    found, missing = candidates(scores(), BUDGET)
+    found, missing = found_of(scores())
     allocators = {candidate.name.split()[0] for candidate in found}
     assert found[0].name == "uniform"
     assert allocators == {"uniform", "atp", "er"}  # erk and er are the same for linear layers
@@ -32,8 +37,8 @@ def test_without_any_score_there_are_uniform_er_and_atp() -> None:
 
 
 def test_every_score_adds_candidates() -> None:
-    few, _ = candidates(scores("alpha_peak"), BUDGET)
-    more, missing = candidates(scores("alpha_peak", "stable_rank", "owl", "dlp", curves=True), BUDGET)
+    few, _ = found_of(scores("alpha_peak"))
+    more, missing = found_of(scores("alpha_peak", "stable_rank", "owl", "dlp", curves=True))
     names = [candidate.name for candidate in more]
     assert len(more) > len(few)
     assert {"alpha", "owl", "dlp", "lamp", "global"} <= set(names)
@@ -42,14 +47,14 @@ def test_every_score_adds_candidates() -> None:
 
 
 def test_defaults_come_before_settings() -> None:
-    found, _ = candidates(scores("alpha_peak", "owl"), BUDGET)
+    found, _ = found_of(scores("alpha_peak", "owl"))
     plain = [" " not in candidate.name for candidate in found]
     assert plain == sorted(plain, reverse=True)
 
 
 def test_no_plan_twice_and_all_meet_the_budget() -> None:
     measured = scores("alpha_peak", "alpha_mid", "owl", "dlp", curves=True)
-    found, _ = candidates(measured, BUDGET)
+    found, _ = found_of(measured)
     sizes = {layer.name: layer.parameters for layer in measured.layers}
     plans = {tuple(plan.pattern.sparsity for plan in one.allocation.plans.values()) for one in found}
     assert len(plans) == len(found)

@@ -5,7 +5,8 @@ import pytest
 
 from tailcut.allocation import Budget, LayerScore, LayerScores
 from tailcut.compress.searches._evolve import TOP, Evolved, Rules, Spent, evolve
-from tailcut.compress.searches._grid import Grid, Levels, make_grid
+from tailcut.compress.searches._grid import Grid, make_grid
+from tailcut.compress.searches._ladder import Levels
 from tailcut.compress.searches._moves import MOVES, SINGLE
 
 
@@ -35,7 +36,7 @@ class Problem:
         self.asked.append((levels.tobytes(), fidelity, turn))
         # less text, more noise: a number that depends on the plan alone
         noise = np.random.default_rng([fidelity, turn, *levels.tolist()]).normal() * (0.5, 0.2, 0.0)[fidelity]
-        return self.cost(levels * self.grid.step) + noise
+        return self.cost(levels * self.grid.ladder.unit) + noise
 
     def optimum(self) -> float:
         """Lagrange: weight_i (s_i - target_i) = -multiplier size_i, with the one multiplier that meets the budget."""
@@ -45,8 +46,7 @@ class Problem:
 
 
 def run(problem: Problem, rules: Rules, seed: int = 3) -> Evolved:
-    start = problem.grid.snap(dict.fromkeys(problem.grid.names, problem.grid.budget.sparsity))
-    return evolve(problem.grid, start, problem, np.random.default_rng(seed), rules)
+    return evolve(problem.grid, problem.grid.even(), problem, np.random.default_rng(seed), rules)
 
 
 @pytest.mark.parametrize("moves", [SINGLE, MOVES])

@@ -9,13 +9,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tailcut.allocation import Allocation, Budget, LayerPlan, LayerScore, LayerScores, Unstructured
+from tailcut.allocation import NM, Allocation, Budget, LayerPlan, LayerScore, LayerScores, Unstructured
 from tailcut.checkpoint import Checkpoint
 from tailcut.compress.calibration import Calibration
 from tailcut.compress.discovery import find_linears
 from tailcut.compress.run import compress
 from tailcut.compress.searches import Effort, Task
-from tailcut.compress.searches._grid import Grid, make_grid
+from tailcut.compress.searches._grid import Grid
 from tailcut.compress.searches._prepare import Subject, examine, prepare
 from tailcut.errors import InputError
 from tailcut.progress import silent
@@ -32,8 +32,7 @@ def bare_scores(directory: Path) -> LayerScores:
 def prepared(directory: Path, calibration: Calibration, pruner: str) -> tuple[Subject, Grid, Any, Any]:
     scores, budget = bare_scores(directory), Budget(0.5)
     subject = examine(Task(directory, scores, budget, pruner, calibration, EFFORT, "cpu"), {})
-    grid = make_grid(scores, budget, EFFORT.step)
-    return subject, grid, *prepare(subject, grid, silent)
+    return subject, subject.grid, *prepare(subject, silent)
 
 
 def model_of(directory: Path) -> Any:
@@ -65,7 +64,7 @@ def test_quick_divergence_is_that_of_the_pruned_model(
     levels = other_levels(grid)
     for name, level in zip(grid.names, levels.tolist(), strict=True):
         weight = cut.get_submodule(name).weight.data  # magnitude ranks the whole matrix: its layout does not matter
-        count = int(weight.numel() * level * grid.step + 1e-6)
+        count = int(weight.numel() * level * grid.ladder.unit + 1e-6)
         weight.view(-1)[weight.abs().flatten().argsort(stable=True)[:count]] = 0.0
     wanted = divergence(dense, cut, subject.texts.search)
     every = range(proxy.batches)
@@ -88,6 +87,40 @@ def test_slow_divergence_is_that_of_the_compressed_directory(
     wanted = divergence(model_of(directory), model_of(tmp_path / "cut"), subject.texts.final)
     assert finals.divergence(allocation, silent, "plan") == pytest.approx(wanted, rel=1e-3)
     assert finals.divergence(allocation, silent, "plan") == pytest.approx(wanted, rel=1e-3)  # not moved by the first
+
+
+@pytest.mark.parametrize(
+    ("budget", "pruner", "quantiser"),
+    [
+        (Budget(0.5, pattern=NM(4, 8)), "sparsegpt", "gptq"),
+        (Budget(0.0, bits=3.5), "wanda", "gptq"),
+        (Budget(0.5, bits=3.5), "wanda", "rtn"),
+        (Budget(0.5, pattern=NM(2, 4), bits=3.5), "sparsegpt", "joint"),
+    ],
+)
+def test_mixtures_are_cut_and_rounded_as_compress_does(
+    budget: Budget, pruner: str, quantiser: str, tiny_model: TinyModel, calibration: Calibration, tmp_path: Path
+) -> None:
+    """Levels drawn at random. The slow measure is of what `compress` writes; the quick one takes statistics of the dense
+    model, which for the first block are the real ones: there its weights are bit for bit the written ones.
+    """
+    directory = tiny_model("gpt2")
+    task = Task(directory, bare_scores(directory), budget, pruner, calibration, EFFORT, "cpu", None, quantiser)
+    subject = examine(task, {})
+    proxy, finals = prepare(subject, silent)
+    grid = subject.grid
+    levels = np.random.default_rng(0).integers(0, grid.ladder.top + 1, len(grid.names))
+    allocation = Allocation(grid.plans(levels), {"allocator": "test"})
+    out = tmp_path / "cut"
+    compress(directory, allocation, out, pruner=pruner, quantiser=quantiser, calibration=calibration, device="cpu")
+    dense, cut = model_of(directory), model_of(out)
+    assert finals.divergence(allocation, silent, "plan") == pytest.approx(
+        divergence(dense, cut, subject.texts.final), rel=1e-3
+    )
+    for place, name in enumerate(grid.names):
+        if grid.blocks[place] == 0:
+            made = proxy._bank.weight(name, int(levels[place]))
+            assert torch.equal(made, cut.get_submodule(name).weight.data), name
 
 
 def test_no_token_is_in_two_texts(tiny_model: TinyModel, calibration: Calibration) -> None:

@@ -2,15 +2,18 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from tailcut import codec, plugins
-from tailcut.allocation import NM, Allocation, Budget, LayerScores
+from tailcut.allocation import NM, Allocation, Budget, Dense, LayerPlan, LayerScores
 from tailcut.compress import searches
 from tailcut.compress.allocators import Settings
 from tailcut.compress.calibration import Calibration
@@ -24,6 +27,7 @@ TinyModel = Callable[..., Path]
 Tailcut = Callable[..., tuple[int, str, str]]
 EFFORT = Effort(evaluations=40, tokens=(48, 96, 144), final_tokens=96, finals=3)
 SEARCHES = plugins.names(searches.PACKAGE)
+PLANTED = "model.layers.1.mlp.gate_proj"
 every_search = pytest.mark.parametrize("name", SEARCHES)
 
 
@@ -53,6 +57,74 @@ def test_keeps_what_allocators_keep(name: str, task: Task) -> None:
     assert all(0.0 <= plan.pattern.sparsity <= 0.7 for plan in allocation.plans.values())
     assert codec.from_json(Allocation, codec.to_json(allocation)) == allocation
     assert allocation.provenance["allocator"] == name
+
+
+MIXTURES = {
+    "4:8": (Budget(0.5, pattern=NM(4, 8)), Settings()),
+    "nearly 5:8, dense allowed": (Budget(0.4), Settings(group=8, allow_dense=True)),
+    "3.5 bits": (Budget(0.0, bits=3.5), Settings()),
+    "3.5 bits of half": (Budget(0.5, bits=3.5, bit_choices=(8, 4, 3)), Settings()),
+    "4 bits of 2:4": (Budget(0.5, pattern=NM(2, 4), bits=4.0), Settings()),
+}
+
+
+@every_search
+@pytest.mark.parametrize("mixture", MIXTURES)
+def test_mixtures_keep_their_mean(name: str, mixture: str, task: Task) -> None:
+    """Matrices of the tiny model are 512, 1024 or 2048 weights, of which any mean of the smallest can be made."""
+    budget, settings = MIXTURES[mixture]
+    task = replace(task, budget=budget, settings=settings, quantiser="rtn", pruner="magnitude")
+    allocation = search(name, task)
+    sizes = {layer.name: layer.parameters for layer in task.scores.layers}
+    total, plans = sum(sizes.values()), allocation.plans
+    half_a_unit = 0.5 * min(sizes.values()) / total
+    if budget.bits is None:
+        assert 0.0 <= allocation.sparsity(sizes) - budget.sparsity < half_a_unit / 4
+        assert {plan.pattern.block for plan in plans.values() if isinstance(plan.pattern, NM)} == {8}
+        assert settings.allow_dense or all(plan.pattern.sparsity for plan in plans.values())
+        assert "obey 2:4" in allocation.provenance["two_four"]
+    else:
+        mean = sum((plan.bits or 0) * sizes[name] for name, plan in plans.items()) / total
+        assert 0.0 <= budget.bits - mean < half_a_unit
+        assert {plan.bits for plan in plans.values()} <= set(budget.bit_choices)
+        assert len({plan.pattern for plan in plans.values()}) == 1
+        assert allocation.sparsity(sizes) == pytest.approx(budget.sparsity)
+        assert allocation.provenance["bits_planned"] == f"{mean:.6f}"
+    if name == "auto":
+        assert {"uniform", "refined", allocation.provenance["start"]} <= set(finals_of(allocation))
+
+
+@pytest.fixture(scope="session")
+def planted(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of which one matrix loses by what is done to it. In all others 7 of 8 weights are zeros and the rest 0.3 or
+    -0.3, which 1:4 and 2 bits keep as they are.
+    """
+    directory = tmp_path_factory.mktemp("models") / "planted"
+    shutil.copytree(tiny_model("llama"), directory)
+    weights = load_file(directory / "model.safetensors")
+    for name, weight in weights.items():
+        if "_proj." in name and not name.startswith(PLANTED):
+            signs = np.where(weight < 0, -0.3, 0.3).astype(weight.dtype)
+            weights[name] = np.where(np.arange(weight.shape[1]) % 8 == 0, signs, weight.dtype.type(0.0))
+    save_file(weights, directory / "model.safetensors", {"format": "pt"})
+    return directory
+
+
+@pytest.mark.parametrize(("name", "kind"), [("auto", "bits"), ("auto", "nm"), ("evo", "bits")])
+def test_the_one_matrix_that_matters_is_spared(name: str, kind: str, planted: Path, task: Task) -> None:
+    """The budget leaves just enough to spare one of the large matrices, so that the best plan is known."""
+    sizes = {layer.name: layer.parameters for layer in task.scores.layers}
+    rest = 1.0 - sizes[PLANTED] / sum(sizes.values())
+    if kind == "bits":
+        budget, settings = Budget(0.0, bits=8.0 - 6.0 * rest), Settings()
+        spared, lost = LayerPlan(Dense(), 8), LayerPlan(Dense(), 2)
+    else:
+        budget, settings = Budget(0.75 * rest), Settings(group=4, allow_dense=True)
+        spared, lost = LayerPlan(Dense()), LayerPlan(NM(1, 4))
+    # neither magnitude nor rounding to the nearest needs statistics: what they lose of the others is nothing at all
+    how = replace(task, model=planted, budget=budget, settings=settings, pruner="magnitude", quantiser="rtn")
+    allocation = search(name, replace(how, effort=replace(EFFORT, evaluations=300)))
+    assert allocation.plans == {layer: spared if layer == PLANTED else lost for layer in sizes}
 
 
 @every_search
@@ -140,22 +212,26 @@ def test_time_is_kept(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @every_search
 @pytest.mark.parametrize(
-    ("budget", "said"),
+    ("budget", "settings", "said"),
     [
-        (Budget(0.5, pattern=NM(2, 4)), "pattern 2:4"),
-        (Budget(0.5, bits=4.0), "no rule for bits"),
-        (Budget(0.0, speedup=2.0), "--allocator latency"),
+        (Budget(0.0, speedup=2.0), Settings(), "--allocator latency"),
+        (Budget(0.5), Settings(tau=0.2), "reads no tau"),
+        (Budget(0.5, bits=4.0), Settings(bit_tau=0.2), "reads no bit_tau"),
+        (Budget(0.5, bits=4.0), Settings(group=8), "either bits or N:M patterns; leave out bits, or group"),
+        (Budget(0.5), Settings(allow_dense=True), "allow-dense is about N:M patterns"),
+        (Budget(0.5, pattern=NM(5, 8)), Settings(), "give one of them"),
     ],
 )
-def test_budgets_of_allocators_are_refused(name: str, budget: Budget, said: str, task: Task) -> None:
+def test_what_only_allocators_meet_is_refused(
+    name: str, budget: Budget, settings: Settings, said: str, task: Task
+) -> None:
     with pytest.raises(InputError, match=said):
-        search(name, replace(task, budget=budget))
+        search(name, replace(task, budget=budget, settings=settings))
 
 
-@every_search
-def test_settings_of_allocators_are_refused(name: str) -> None:
-    with pytest.raises(InputError, match="reads no tau"):
-        searches.require_searchable(name, Budget(0.5), Settings(tau=0.2))
+def test_a_quantiser_that_prunes_needs_its_pruner(task: Task) -> None:
+    with pytest.raises(InputError, match="choose --pruner sparsegpt"):
+        search("auto", replace(task, budget=Budget(0.5, bits=4.0), quantiser="joint"))
 
 
 def test_a_text_without_room_is_refused(task: Task) -> None:
@@ -178,17 +254,28 @@ def test_an_effort_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None
         Effort(**wrong)
 
 
-def test_the_command_writes_plan_trace_and_picture(tailcut: Tailcut, task: Task, text: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (("--sparsity", 0.6), "sparsity 0.6000 over the block linears"),
+        (("--pattern", "4:8", "--allow-dense"), "obey 2:4"),
+        (("--bits", 3.5, "--quantiser", "rtn"), "bits: "),
+    ],
+)
+def test_the_command_writes_plan_trace_and_picture(
+    asked: tuple[object, ...], said: str, tailcut: Tailcut, task: Task, text: Path, tmp_path: Path
+) -> None:
     codec.save(task.scores, tmp_path / "scores.json")
     out = tmp_path / "plan.json"
     arguments = (
-        "allocate", tmp_path / "scores.json", "--allocator", "auto", "--model", task.model, "--sparsity", 0.6,
+        "allocate", tmp_path / "scores.json", "--allocator", "auto", "--model", task.model, *asked,
         "--calibration", text, "--samples", 6, "--seqlen", 24, "--seed", 1, "--evaluations", 40, "--device", "cpu",
         "--plot", tmp_path / "plot.svg", "-o", out,
     )  # fmt: skip
     code, shown, err = tailcut(*arguments)
     assert code == 0, err
     assert "KL of the finalists: " in shown
+    assert said in shown
     first = out.read_bytes()
     assert json.loads(first)["provenance"]["pruner"] == "wanda"
     assert len(read_trace(tmp_path / "plan.search.jsonl")) > 40

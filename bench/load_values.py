@@ -15,6 +15,7 @@ from tailcut.errors import InputError
 from tailcut.results import Blocks, Engagement, Machine, PackageFacts, Ratio, Workload
 
 PERCENTILES: Final = (50, 90, 99)
+_MOST_A_SECOND: Final = 1e4  # beyond it the loop would do little but count arrivals
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +43,14 @@ class LoadPlan:
             raise InputError("nothing to measure: name stream counts or contexts")
         if any(count < 1 for count in self.streams):
             raise InputError(f"stream counts must be at least 1, got {min(self.streams)}")
-        least = self.steps + self.warmup_steps + 1
+        least = 2 * self.steps + self.warmup_steps + 1
         if any(context < least for context in self.contexts):
             raise InputError(
-                f"context {min(self.contexts)} cannot hold {self.steps} steps and {self.warmup_steps} before them; "
-                f"take contexts of at least {least}, or fewer steps"
+                f"context {min(self.contexts)} is too short to time {self.steps} steps in it; take contexts of at least "
+                f"{least}, or fewer steps"
             )
-        if self.rate is not None and not 0.0 < self.rate < float("inf"):
-            raise InputError(f"rate must be a positive number of requests a second, got {self.rate}")
+        if self.rate is not None and not 0.0 < self.rate <= _MOST_A_SECOND:
+            raise InputError(f"rate must be above 0 and at most {_MOST_A_SECOND:g} requests a second, got {self.rate}")
         if not 0.5 <= self.confidence < 1.0:
             raise InputError(f"confidence must be in [0.5, 1), got {self.confidence}")
 
@@ -58,11 +59,32 @@ class LoadPlan:
         """Tokens of one request, its prompt included."""
         return self.prompt_tokens + self.new_tokens
 
-    def workload(self, context: int) -> Workload:
-        """The same for an engine's `launch`, where decode steps end at `context` cached positions."""
+    @property
+    def longest(self) -> int:
+        """Positions that an engine has to hold for one sequence."""
+        return max((self.positions if self.streams else 0, *self.contexts))
+
+    @property
+    def opening(self) -> Workload:
+        """For an engine's `launch`: everything of the plan fits into it."""
+        if not self.streams:
+            return self.workload(self.longest)
         return Workload(
-            prompt_tokens=min(self.prompt_tokens, context - 2 * self.steps) if context > 2 * self.steps else 1,
-            new_tokens=min(2 * self.steps, context - 1),
+            prompt_tokens=self.prompt_tokens,
+            new_tokens=self.new_tokens,
+            context=self.longest,
+            threads=self.threads,
+            blocks=self.blocks,
+            warmup_steps=0,
+            seed=self.seed,
+            confidence=self.confidence,
+        )
+
+    def workload(self, context: int) -> Workload:
+        """Decode steps that end at `context` cached positions."""
+        return Workload(
+            prompt_tokens=min(self.prompt_tokens, context - 2 * self.steps),
+            new_tokens=2 * self.steps,
             context=context,
             threads=self.threads,
             blocks=self.blocks,
@@ -124,6 +146,7 @@ class LoadPoint:
 
     streams: int
     reason: str = ""
+    sharing: str = ""  # how they share the machine
     dense: LoadSide | None = None
     sparse: LoadSide | None = None
     throughput: Ratio | None = None
@@ -153,7 +176,6 @@ class EngineLoad:
     status: Literal["measured", "not measured"]
     reason: str = ""
     version: str = ""
-    sharing: str = ""  # how streams share the machine
     engagement: Engagement | None = None
     streams: tuple[LoadPoint, ...] = ()
     contexts: tuple[ContextPoint, ...] = ()

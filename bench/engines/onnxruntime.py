@@ -14,6 +14,7 @@ from tailcut.results import Engagement, Workload
 SEPARATE_PHASES = False
 COMPRESSES = False
 LICENCE = ""
+SERVES = True  # its worker runs several sequences over one copy of the weights
 TOLERANCE = 0.0  # it is the reference
 
 

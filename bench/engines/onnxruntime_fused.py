@@ -17,6 +17,7 @@ from tailcut.results import Engagement, Workload
 SEPARATE_PHASES = False
 COMPRESSES = False
 LICENCE = ""
+SERVES = True  # its worker runs several sequences over one copy of the weights
 # float32 with other orders of summation than the standard graph's
 TOLERANCE = 1e-4
 

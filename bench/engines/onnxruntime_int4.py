@@ -11,6 +11,7 @@ from tailcut.results import Workload
 SEPARATE_PHASES = False
 COMPRESSES = False
 LICENCE = ""
+SERVES = True  # its worker runs several sequences over one copy of the weights
 # 4-bit weights are 9 % off in the L2 norm, a matrix: 0.39 of the logits was measured (SmolLM2-135M, 8 random tokens; 0.49 with
 # float32 products on the same weights, so it is the weights' rounding); a wrong layout or scale gives errors of 1
 TOLERANCE = 0.5

@@ -11,6 +11,7 @@ from tailcut.results import Workload
 SEPARATE_PHASES = False
 COMPRESSES = False
 LICENCE = ""
+SERVES = True  # its worker runs several sequences over one copy of the weights
 # 7-bit weights, one scale a column, and uint8 activations with one scale a row of the batch: 0.15 of the logits in the L2
 # norm was measured (SmolLM2-135M, 8 random tokens); a wrong layout or scale gives errors of 1
 TOLERANCE = 0.25

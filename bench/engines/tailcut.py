@@ -19,6 +19,7 @@ from tailcut.results import Engagement, Workload
 SEPARATE_PHASES = False
 COMPRESSES = True
 LICENCE = ""
+SERVES = True  # its worker runs several sequences over one copy of the weights
 # float32 with other orders of summation, against ONNX Runtime's on the same weights
 TOLERANCE = 1e-4
 # Kernels of quantised matrices round activations to int8, which ONNX Runtime's float arithmetic on the same weights does

@@ -123,7 +123,8 @@ class Loop:
     def _arrivals(self) -> None:
         if self._rate is None:
             return
-        while self._next <= self._clock.now():
+        now = self._clock.now()
+        while self._next <= now:
             self._waiting.append(Request(self._next, self._new))
             self._next += float(self._rng.exponential(1.0 / self._rate))
 

@@ -1,0 +1,94 @@
+"""One SVG of a load measurement: throughput, times to first and next tokens against streams; steps against context.
+
+Colours as in a report (blue and vermilion, which colour-blind readers can tell apart); dense is a circle and a full line,
+sparse a square and a dashed one.
+"""
+
+import io
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from tailcut.bench.esd import BLUE, RED
+from tailcut.bench.load_values import ContextPoint, EngineLoad, Latency, LoadPoint, LoadResult, LoadSide
+from tailcut.bench.plots import figure, plain
+
+Axis = Any  # matplotlib is optional
+_STYLES: Final = (("dense", BLUE, "o-"), ("sparse", RED, "s--"))
+
+
+def load_svg(result: LoadResult) -> bytes:
+    """A row of panels for each engine that has points; the same result gives the same bytes."""
+    from matplotlib import rc_context
+
+    panels = [panel for engine in result.engines for panel in _panels(engine)]
+    columns = min(3, max(1, len(panels)))
+    rows = max(1, -(-len(panels) // columns))
+    made, axes = figure(columns, rows, width=4.4 * columns, height=3.3 * rows)
+    for axis, (title, draw) in zip(axes, panels, strict=False):
+        axis.set_title(plain(title), fontsize=10)
+        draw(axis)
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    buffer = io.BytesIO()
+    with rc_context({"svg.hashsalt": "tailcut", "svg.fonttype": "path"}):
+        made.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def _panels(engine: EngineLoad) -> list[tuple[str, Callable[[Axis], None]]]:
+    streams = [point for point in engine.streams if point.dense and point.sparse]
+    contexts = [point for point in engine.contexts if point.dense_ms]
+    found: list[tuple[str, Callable[[Axis], None]]] = []
+    if streams:
+        found.append((f"{engine.engine}: throughput", lambda axis: _throughput(axis, streams)))
+        found.append((f"{engine.engine}: first token", lambda axis: _latency(axis, streams, lambda s: s.ttft_ms)))
+        found.append((f"{engine.engine}: next token", lambda axis: _latency(axis, streams, lambda s: s.itl_ms)))
+    if contexts:
+        found.append((f"{engine.engine}: decode step", lambda axis: _steps(axis, contexts)))
+    return found
+
+
+def _sides(point: LoadPoint) -> tuple[LoadSide | None, LoadSide | None]:
+    return point.dense, point.sparse
+
+
+def _throughput(axis: Axis, points: Sequence[LoadPoint]) -> None:
+    counts = [point.streams for point in points]
+    for place, (role, colour, style) in enumerate(_STYLES):
+        rates = [side.tokens_per_second for point in points if (side := _sides(point)[place])]
+        axis.plot(counts, rates, style, color=colour, label=role)
+    axis.set(xlabel="streams", ylabel="tokens a second")
+    _finish(axis, counts)
+
+
+def _latency(axis: Axis, points: Sequence[LoadPoint], of: Callable[[LoadSide], Latency | None]) -> None:
+    """Medians, with a band from there to the 99th percentile."""
+    for place, (role, colour, style) in enumerate(_STYLES):
+        sides = [(point.streams, of(side)) for point in points if (side := _sides(point)[place])]
+        seen = [(count, latency) for count, latency in sides if latency]
+        counts = [count for count, _ in seen]
+        axis.plot(counts, [latency.p50 for _, latency in seen], style, color=colour, label=f"{role}, median")
+        low, high = [latency.p50 for _, latency in seen], [latency.p99 for _, latency in seen]
+        axis.fill_between(counts, low, high, color=colour, alpha=0.15, linewidth=0, label=f"{role}, to p99")
+    axis.set(xlabel="streams", ylabel="ms")
+    _finish(axis, [point.streams for point in points])
+
+
+def _steps(axis: Axis, points: Sequence[ContextPoint]) -> None:
+    lengths = [point.context for point in points]
+    for place, (role, colour, style) in enumerate(_STYLES):
+        medians = [float(np.median((point.dense_ms, point.sparse_ms)[place])) for point in points]
+        axis.plot(lengths, medians, style, color=colour, label=role)
+    axis.set(xlabel="context, tokens", ylabel="median decode step, ms")
+    _finish(axis, lengths)
+
+
+def _finish(axis: Axis, places: Sequence[int]) -> None:
+    """Powers of two at equal distances, named as they are."""
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(sorted(set(places)), labels=[str(place) for place in sorted(set(places))])
+    axis.minorticks_off()
+    axis.set_ylim(bottom=0)
+    axis.legend(frameon=False, fontsize=8)

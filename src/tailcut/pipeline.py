@@ -199,6 +199,8 @@ def _search(state: Run, scores: LayerScores) -> Allocation:
         Effort.asked(recipe.minutes, recipe.evaluations),
         recipe.device,
         state.out / "allocation.search.jsonl",
+        recipe.quantiser,
+        _shaping(recipe),
     )
     return search(recipe.allocator, task, state.report)
 

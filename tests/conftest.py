@@ -82,6 +82,38 @@ def tailcut(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     return call
 
 
+@pytest.fixture
+def sweep_point() -> Callable[..., Any]:
+    """sweep_point(allocator, sparsity, speed, perplexity, **more): speed and perplexity are (low, high) or None."""
+    from tailcut.results import Machine, PackageFacts, Quality, Ratio, Workload
+    from tailcut.sweep_points import SweepPoint
+
+    def ratio(ends: tuple[float, float] | None) -> Ratio | None:
+        return Ratio((ends[0] + ends[1]) / 2, *ends, 0.95) if ends else None
+
+    def make(allocator: str | None, sparsity: float, speed: Any, perplexity: Any, **more: Any) -> SweepPoint:
+        settings: dict[str, Any] = {"weights": "float32", "engine": "tailcut", "pattern": None} | more
+        found = ratio(perplexity)
+        text = ("text", "hash", "joined", 32, None, 310, 20.0, 21.0)
+        return SweepPoint(
+            key=f"{allocator} {sparsity} {settings}",
+            model="tiny",
+            model_sha256="0" * 64,
+            allocator=allocator,
+            sparsity=sparsity,
+            machine=Machine("a cpu", ("avx2",), 1, 2, 1, 1, None, "Linux", {}, None, "0123456789abcdef"),
+            workload=Workload(),
+            facts=PackageFacts("hash", 1, sparsity, sparsity / 2, 1000),
+            ms=((10.0, 11.0), (10.0, 12.0)) if speed else (),
+            reference_ms=((20.0, 21.0), (20.0, 22.0)),
+            speedup=ratio(speed),
+            quality=Quality(*text, found, (1.0,), (1.1,)) if found else None,
+            **settings,
+        )
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
     """tiny_model(family, dtype="float32", **config overrides) -> directory with safetensors and tokenizer.json."""

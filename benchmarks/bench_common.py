@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tailcut.bench.machine import commit, describe_machine
+from tailcut.bench.machine import describe_machine
 
 
 def add_table(actions: Any) -> None:  # noqa: ANN401  (argparse names no type for its sub-commands)
@@ -34,4 +34,5 @@ def machine_of(options: argparse.Namespace) -> dict[str, Any]:
         import torch
 
         gpu = torch.cuda.get_device_name()
-    return asdict(describe_machine()) | {"accelerator": gpu, "commit": options.commit or commit(Path())}
+    machine = asdict(describe_machine())
+    return machine | {"accelerator": gpu, "commit": options.commit or machine["commit"]}

@@ -16,30 +16,38 @@ def mask_difference(
     ours: Tensor, theirs: Tensor, score: Tensor, group: int | None, rounding: float = ROUNDING
 ) -> dict[str, int]:
     """Masks (True: removed) and the score that both rank by, all [out, in]; `group` neighbours in a row are ranked together
-    (None: the whole matrix). Of the bits that differ
+    (None: the whole matrix). Where a side's count in a group ends is its edge. Of the bits that differ
 
-    exact       have the score of the last weight that one of the two sides removes in the group: a tie
-    rounded     lie within `rounding` of it, relatively: a tie but for float32
-    counted     lie between the two sides' last weights, which differ because one side removes more of the group
+    exact       have the score of an edge, and so has another weight of the group: a tie
+    rounded     lie within `rounding` of an edge, relatively, and so does another: a tie but for float32
+    counted     lie between the two edges, one side removing more of the group, or on the higher one
     unexplained are the rest
     """
     size = score.numel() if group is None else group
-    a, b, s = (part.reshape(-1, size) for part in (ours, theirs, score.double()))
-    ends = torch.stack([_last_removed(s, a.sum(1)), _last_removed(s, b.sum(1))])
+    a, b, s = (part.reshape(-1, size) for part in (ours, theirs, score))
+    uneven = (a != b).any(1)  # what follows sorts: groups that are the same are left out
+    a, b, s = a[uneven], b[uneven], s[uneven].double()
+    edges = torch.stack([_edge(s, a.sum(1)), _edge(s, b.sum(1))])
     differs = a != b
-    exact = differs & (s == ends[..., None]).any(0)
-    rounded = differs & ~exact & ((s - ends[..., None]).abs() <= rounding * s.abs()).any(0)
-    between = (s > ends.amin(0)[:, None]) & (s < ends.amax(0)[:, None])
+    exact = differs & (_shared(s, edges[0], 0.0) | _shared(s, edges[1], 0.0))
+    rounded = differs & ~exact & (_shared(s, edges[0], rounding) | _shared(s, edges[1], rounding))
+    between = (s > edges.amin(0)[:, None]) & (s <= edges.amax(0)[:, None])
     counted = differs & ~exact & ~rounded & between
     counts = {"differ": differs, "exact": exact, "rounded": rounded, "counted": counted}
     found = {"weights": score.numel()} | {name: int(bits.sum()) for name, bits in counts.items()}
     return found | {"unexplained": found["differ"] - found["exact"] - found["rounded"] - found["counted"]}
 
 
-def _last_removed(score: Tensor, count: Tensor) -> Tensor:
+def _shared(score: Tensor, edge: Tensor, within: float) -> Tensor:
+    """Weights that lie on the edge of their row [rows], at most `within` of it away, where at least two do."""
+    near = (score - edge[:, None]).abs() <= within * edge.abs()[:, None]
+    return near & (near.sum(1, keepdim=True) > 1)
+
+
+def _edge(score: Tensor, count: Tensor) -> Tensor:
     """The count-th smallest score of each row [rows]; below all where the count is 0."""
     found = score.sort(1).values.gather(1, (count - 1).clamp(min=0)[:, None])[:, 0]
-    return found.masked_fill(count == 0, -torch.inf)
+    return found.masked_fill(count == 0, torch.finfo(torch.float64).min)
 
 
 def output_error(pruned: Tensor, dense: Tensor, gram: Tensor) -> float:

@@ -42,7 +42,10 @@ from tailcut.files import write_file
 from tailcut.windows import Tokens
 
 OUTPUT: Final = Path("benchmarks/results/alloc_oracles.json")
-EVERY: Final[Mapping[str, int]] = {"sparsegpt": 4, "dsnot": 4, "alps": 15, "lamp": 2}  # dear ones see fewer blocks
+# dear ones see fewer blocks
+EVERY: Final[Mapping[str, int]] = {
+    "magnitude": 5, "wanda-variant": 5, "ria": 5, "sparsegpt": 4, "dsnot": 10, "alps": 15, "lamp": 2,
+}  # fmt: skip
 RUN_SEQUENCES: Final = 4  # of wanda-run, which passes the model six times
 Rows = list[dict[str, Any]]
 

@@ -89,12 +89,131 @@ _LIMITS: Final[Mapping[str, Callable[[str, Rows], Iterator[Check]]]] = dict.from
 
 
 def render(content: Mapping[str, Any]) -> str:
-    """One table: an oracle and a target a line; below it where each oracle comes from."""
-    head = ["oracle", "compared", "units", "difference", "cause"]
-    lines = [markdown_row(head), "|" + " --- |" * len(head)]
-    for name, test in content["tests"].items():
-        lines += [markdown_row([name, *cells]) for cells in _SHOWN.get(name, lambda rows: iter(()))(test["rows"])]
-    return "\n".join(lines)
+    """Masks, output errors and numbers in a table each; below them where everything comes from."""
+    tests = content["tests"]
+    parts = [
+        _table(head, lines)
+        for head, lines in ((_MASK, _masks(tests)), (_ERROR, _error_lines(tests)), (_NUMBER, _numbers(tests)))
+    ]
+    failed = [check.name for check in checks(content) if not check.passed]
+    said = f"Above their limits: {'; '.join(failed)}." if failed else f"All {len(checks(content))} limits are met."
+    return "\n\n".join([*(part for part in parts if part), f"{said} {_origin(content)}"])
 
 
-_SHOWN: Final[Mapping[str, Callable[[Rows], Iterator[list[str]]]]] = {}
+_MASK: Final = [
+    "masks",
+    "cut",
+    "matrices",
+    "weights",
+    "bits that differ",
+    "ties",
+    "ties but for float32",
+    "one side cuts more",
+    "other",
+]
+_ERROR: Final = ["output error, ours / theirs", "cut", "matrices", "summed", "least", "greatest", "bits that differ"]
+_NUMBER: Final = ["numbers", "setting", "units", "greatest difference", "of"]
+
+
+def _table(head: list[str], lines: list[list[str]]) -> str:
+    return "\n".join([markdown_row(head), "|" + " --- |" * len(head), *map(markdown_row, lines)]) if lines else ""
+
+
+def _by_target(rows: Rows) -> Iterator[tuple[str, Rows]]:
+    for target in dict.fromkeys(row["target"] for row in rows):
+        yield target if ":" in target else f"{float(target):.0%}", [row for row in rows if row["target"] == target]
+
+
+def _masks(tests: Mapping[str, Any]) -> list[list[str]]:
+    lines = []
+    for name in (name for name in (*_RANKED, "dsnot") if name in tests):
+        for target, rows in _by_target(tests[name]["rows"]):
+            start = [name, target, str(len(rows)), f"{sum(row['weights'] for row in rows):,}"]
+            if name == "dsnot":
+                own, alike = (sum(row[key] for row in rows) for key in ("differ", "differ_with_their_variance"))
+                lines.append([*start, f"{own:,}", "", "", "", f"{alike:,} given their variance"])
+            else:
+                kinds = ("differ", "exact", "rounded", "counted", "unexplained")
+                lines.append([*start, *(f"{sum(row[kind] for row in rows):,}" for kind in kinds)])
+    return lines + _whole_run(tests)
+
+
+def _whole_run(tests: Mapping[str, Any]) -> list[list[str]]:
+    """Masks of a whole run, whose inputs drift apart by rounding; beside it how far our own do in other batches."""
+    if "wanda-run" not in tests:
+        return []
+    rows = tests["wanda-run"]["rows"]
+    weights, ours, batches = (sum(row[key] for row in rows) for key in ("weights", "differ", "differ_of_our_batches"))
+    start = ["wanda, the whole model", "50%", str(len(rows)), f"{weights:,}", f"{ours:,}"]
+    return [[*start, "", "", "", f"{batches:,} between our own runs of 1 and of all sequences at a time"]]
+
+
+def _error_lines(tests: Mapping[str, Any]) -> list[list[str]]:
+    lines = []
+    for name in (name for name in ("sparsegpt", "alps") if name in tests):
+        for target, rows in _by_target(tests[name]["rows"]):
+            ratios = [row["ours"] / row["theirs"] for row in rows]
+            whole = sum(row["ours"] for row in rows) / sum(row["theirs"] for row in rows)
+            share = sum(row["differ"] for row in rows) / sum(row["weights"] for row in rows)
+            found = [f"{ratio:.5f}" for ratio in (whole, min(ratios), max(ratios))]
+            lines.append([name, target, str(len(rows)), *found, f"{share:.3%}"])
+    return lines
+
+
+def _numbers(tests: Mapping[str, Any]) -> list[list[str]]:
+    lines = _estimator_lines(tests.get("alpha-metrics", {"rows": []})["rows"])
+    for row in tests.get("alpha-ratios", {"rows": []})["rows"]:
+        setting = f"{row['metric']} by {row['granularity']}, {row['sparsity']:.0%}, tau {row['tau']}"
+        over = f" ({row['above_one']} above 1)" if row["above_one"] else ""
+        same, own = row["difference_on_their_metric"], row["difference"]
+        lines.append([f"alpha: sparsity{over}", setting, str(same["units"]), f"{same['most']:.1e}", "their alpha"])
+        lines.append([f"alpha: sparsity{over}", setting, str(own["units"]), f"{own['most']:.1e}", "our alpha"])
+    for name, keys in _VECTORS.items():
+        for row in tests.get(name, {"rows": []})["rows"]:
+            for key, what in keys.items():
+                setting = f"{row['sparsity']:.0%}" + (f", spread {row['spread']}" if "spread" in row else "")
+                if key in row:
+                    lines.append([name, setting, str(row[key]["units"]), f"{row[key]['most']:.1e}", what])
+    return lines
+
+
+_VECTORS: Final = {
+    "owl": {
+        "difference_of_scores": "outlier ratio, percent",
+        "difference": "sparsity, compat",
+        "difference_without_compat": "sparsity",
+    },
+    "dlp": {"difference": "sparsity, compat", "difference_without_compat": "sparsity"},
+    "lamp": {"difference_from_every_weight": "sparsity, from every weight", "difference": "sparsity, from the curve"},
+    "erk": {"difference": "sparsity"},
+}
+
+
+def _estimator_lines(rows: Rows) -> list[list[str]]:
+    lines = []
+    for metric in dict.fromkeys(row["metric"] for row in rows):
+        mine = [row for row in rows if row["metric"] == metric]
+        for key, what in (("ours_on_their_eigenvalues", "their eigenvalues"), ("ours", "our eigenvalues")):
+            gaps = [abs(row[key] / row["theirs"] - 1.0) for row in mine]
+            loose = sum(gap > _LOOSE for gap in gaps)
+            beyond = f"; {loose} above {_LOOSE:g}" if loose else ""
+            lines.append([f"{metric}, relative", "no text", str(len(mine)), f"{max(gaps):.1e}{beyond}", what])
+    return lines
+
+
+_LOOSE: Final = 1e-3
+
+
+def _origin(content: Mapping[str, Any]) -> str:
+    text, machine = content["calibration"], content["machine"]
+    found = {_source(test["source"]) for test in content["tests"].values()}
+    return (
+        f"{content['model']['name']}, float32; {text['samples']} x {text['seqlen']} tokens of {text['text']}, seed "
+        f"{text['seed']}; torch {machine['torch']}, transformers {machine['transformers']}, commit {machine['commit']}. Theirs: "
+        f"{'; '.join(sorted(found, key=str.lower))}."
+    )
+
+
+def _source(source: Mapping[str, Any]) -> str:
+    commit = source["commit"][:7] if source["commit"] else "of an unknown commit"
+    return f"{source['repository']} {commit} ({source['file']}: {', '.join(source['functions'])})"

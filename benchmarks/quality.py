@@ -19,7 +19,7 @@ from typing import Any
 
 from tailcut import plugins
 from tailcut.allocation import Allocation, Budget, LayerScores, parse_nm
-from tailcut.bench.machine import commit, describe_machine
+from tailcut.bench.machine import describe_machine
 from tailcut.checkpoint import Checkpoint
 from tailcut.compress.allocators import Settings
 from tailcut.compress.calibration import Calibration
@@ -94,7 +94,7 @@ def main() -> None:
     head = {
         "what": "perplexity after one-shot pruning, no recovery",
         "machine": asdict(describe_machine())
-        | {"accelerator": _accelerator(), "commit": args.commit or commit(Path())},
+        | {"accelerator": _accelerator(), "commit": args.commit or describe_machine().commit},
         "model": Checkpoint(args.model).fingerprint(),
         "text": {"name": text.name, "sha256": text.sha256, "joining": text.joining},
         "tokens_scored": {str(context): int(tokens.shape[0] * (context - 1)) for context, tokens in windows.items()},

@@ -56,7 +56,7 @@ def parse_yaml(text: str | bytes, source: str, limit: int = 1 << 18) -> Any:  # 
     try:
         plain = text if isinstance(text, str) else text.decode()
         _require_plain_events(plain)
-        return yaml.load(plain, Loader=_Loader)  # noqa: S506  (a SafeLoader with less in it)
+        return _Loader(plain).get_single_data()
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{source}: not valid YAML ({' '.join(str(error).split())})") from error
 

@@ -1,11 +1,11 @@
 """The ratio of medians of a paired benchmark, with a bootstrap interval that respects the blocks.
 
 Steps inside one ABBA block share the machine's state of that moment, so single samples are not independent. The
-bootstrap therefore resamples whole blocks first (dense and sparse of a block together: they are a pair), then samples
-within each drawn block and side. What it gives is the standard error of the log ratio; the interval reaches Student's
-quantile, with a degree of freedom for every block but one, times that error to either side. Percentiles of the same
-bootstrap are too narrow with few blocks: `benchmarks/gate_errors.py` measures it (docs/benchmark.md shows 89 % instead
-of 95 % with 4 blocks), beside Student's interval on block means, which is up to twice as wide under bursts.
+bootstrap therefore resamples whole blocks, dense and sparse of a block together: they are a pair. What it gives is the
+standard error of the log ratio; n blocks drawn from n know one degree of freedom too few, so the error is widened by
+n / (n - 1) in square, and the interval reaches Student's quantile with n - 1 degrees of freedom to either side.
+
+`benchmarks/gate_errors.py simulate` measures its coverage beside that of other intervals (docs/benchmark.md).
 """
 
 from collections.abc import Sequence
@@ -33,20 +33,21 @@ def median_ratio(
     look: the confidence of this interval alone, where it is one of several looks that together have `confidence`.
     """
     top, bottom = np.asarray(dense, np.float64), np.asarray(sparse, np.float64)
-    rng = np.random.default_rng(seed)
-    picks = rng.integers(0, len(top), (resamples, len(top)))
-    logs = np.log(_resampled_medians(top, picks, rng)) - np.log(_resampled_medians(bottom, picks, rng))
-    # one block says nothing of the spread between blocks: counted as two, whose quantile is 12.7 at 95 %
-    reach = student(look or confidence, max(1, len(top) - 1)) * float(logs.std())
     value = float(np.median(top) / np.median(bottom))
+    freedom = max(1, len(top) - 1)
+    if len(top) == 1:  # nothing is known of the spread between blocks: samples stand in, at Student's widest quantile
+        top, bottom = top.T, bottom.T
+    count = len(top)
+    picks = np.random.default_rng(seed).integers(0, count, (resamples, count))
+    logs = np.log(_resampled_medians(top, picks)) - np.log(_resampled_medians(bottom, picks))
+    error = float(logs.std()) * np.sqrt(count / max(1, count - 1))
+    reach = student(look or confidence, freedom) * error
     return Ratio(value, float(value * np.exp(-reach)), float(value * np.exp(reach)), confidence)
 
 
-def _resampled_medians(samples: Floats, picks: npt.NDArray[np.int64], rng: np.random.Generator) -> Floats:
+def _resampled_medians(samples: Floats, picks: npt.NDArray[np.int64]) -> Floats:
     """samples [blocks, n], picks [resamples, blocks] -> the median of each resample, [resamples]."""
-    within = rng.integers(0, samples.shape[1], (*picks.shape, samples.shape[1]))
-    drawn = samples[picks[..., None], within]
-    return np.asarray(np.median(drawn.reshape(len(picks), -1), axis=1), np.float64)
+    return np.asarray(np.median(samples[picks].reshape(len(picks), -1), axis=1), np.float64)
 
 
 def student(confidence: float, freedom: int) -> float:

@@ -80,7 +80,7 @@ class Turns:
                 reading = blocks[-1].readings[-1]
                 ended = self._ended(blocks, time.monotonic() - began)
                 self._tell(blocks)
-        loud = too_loud(blocks)
+        loud = too_loud([bool(block.reason) for block in blocks])
         procedure = Procedure(
             phase=self.phase,
             cpus=tuple(pinned_cpus(self.workload.threads)),
@@ -181,10 +181,10 @@ class Turns:
         self.report(f"bench {self.name}", min(len(blocks) - bad, self._wanted), self._wanted, note)
 
 
-def too_loud(blocks: Sequence[Block]) -> bool:
+def too_loud(disturbed_blocks: Sequence[bool]) -> bool:
     """Whether so few blocks were undisturbed that leaving the others out would leave nothing to judge."""
-    kept = sum(not block.reason for block in blocks)
-    return kept < _ENOUGH and 2 * kept < len(blocks)
+    kept = len(disturbed_blocks) - sum(disturbed_blocks)
+    return kept < _ENOUGH and 2 * kept < len(disturbed_blocks)
 
 
 def _discarded(blocks: Sequence[Block]) -> tuple[Discarded, ...]:

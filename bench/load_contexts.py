@@ -9,14 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tailcut.bench.load_sides import Sides, buffer
+from tailcut.bench.load_sides import Sides, buffer, disturbance
 from tailcut.bench.load_values import ContextPoint, EngineLoad
-from tailcut.bench.pair import ROLES, Role
 from tailcut.bench.roofline import kv_bytes
 from tailcut.bench.stats import median_ratio
-from tailcut.bench.worker import WorkerError
-
-_NOISY = 0.10  # of the machine, used by others, is worth a caution
+from tailcut.bench.turns import ROLES, Role, Turns
 
 
 def position_limit(package: Path) -> int | None:
@@ -37,36 +34,20 @@ def measure(sides: Sides, context: int) -> ContextPoint:
         return ContextPoint(context, f"the model was made for {limit} positions")
     if reason := sides.lacking(sum(_needed(sides, role, context) for role in ROLES), f"caches of {context} positions"):
         return ContextPoint(context, reason)
-    samples: dict[Role, list[float]] = {role: [] for role in ROLES}
-
-    def visit(role: Role) -> str:
-        times = _steps(sides, role, context)
-        samples[role] += times
-        return f"{np.median(times):.2f} ms"
-
-    shares = sides.blocks(f"context {context}", visit)
-    blocks = {role: tuple(map(tuple, np.reshape(samples[role], (sides.plan.blocks, -1)).tolist())) for role in ROLES}
+    work = sides.plan.workload(context)
+    tokens = np.ascontiguousarray(sides.session.pair.tokens[:, :context])
+    timed = Turns(f"{sides.name}, context {context}", "decode", work, tokens, sides.workers, sides.report).run()
+    dense, sparse = timed.ms("dense"), timed.ms("sparse")
     token = {role: sides.weight_bytes(role) + _cache_read(sides, role, context) for role in ROLES}
     return ContextPoint(
         context=context,
-        dense_ms=blocks["dense"],
-        sparse_ms=blocks["sparse"],
-        speedup=median_ratio(blocks["dense"], blocks["sparse"], confidence=sides.plan.confidence, seed=sides.plan.seed),
+        dense_ms=dense,
+        sparse_ms=sparse,
+        speedup=median_ratio(dense, sparse, confidence=work.confidence, seed=work.seed),
         byte_ratio=token["dense"] / token["sparse"],
         cache_share=_cache_read(sides, "sparse", context) / token["sparse"],
-        others_cpu_share=tuple(max(max(block[role]) for role in ROLES) for block in shares),
+        procedure=timed.procedure,
     )
-
-
-def _steps(sides: Sides, role: Role, context: int) -> list[float]:
-    """The times of one visit in ms."""
-    plan, tokens = sides.plan, sides.session.pair.tokens
-    settings = {"context": context, "steps": plan.steps, "warmup": plan.warmup_steps, "seed": plan.seed}
-    _, arrays = sides.workers[role].ask("decode", {"tokens": np.ascontiguousarray(tokens[:, :context])}, **settings)
-    times = np.asarray(arrays["ms"], np.float64)
-    if times.size != plan.steps or not np.all(np.isfinite(times) & (times > 0)):
-        raise WorkerError(f"engine {sides.name} returned no usable times at context {context}")
-    return [float(value) for value in times]
 
 
 def _cache_read(sides: Sides, role: Role, context: int) -> int:
@@ -90,7 +71,8 @@ def cautions(engine: EngineLoad) -> tuple[str, ...]:
     """Sentences that belong beside the numbers."""
     found = []
     for point in engine.contexts:
-        loud = sum(share > _NOISY for share in point.others_cpu_share)
-        if loud:
-            found.append(f"{loud} of {len(point.others_cpu_share)} blocks at context {point.context} shared the CPUs")
+        how = point.procedure
+        if how is not None and (how.loud or how.discarded):
+            what = f"context {point.context}"
+            found.append(disturbance(what, how.measured_blocks, len(how.discarded), loud=how.loud))
     return tuple(found)

@@ -20,8 +20,9 @@ from tailcut.bench.load_sides import Sides
 from tailcut.bench.load_values import ContextPoint, EngineLoad, LoadPlan, LoadPoint, LoadResult
 from tailcut.bench.lock import machine_lock
 from tailcut.bench.machine import describe_machine, usable_cpus
-from tailcut.bench.pair import ROLES, Raw, Role, open_sides
+from tailcut.bench.pair import Raw, open_sides
 from tailcut.bench.run import Session, package_facts
+from tailcut.bench.turns import ROLES, Role
 from tailcut.errors import InputError, MissingEnvironmentError, TailcutError
 from tailcut.progress import Reporter, silent
 

@@ -1,6 +1,6 @@
 """The open pair of workers that load points are measured with, one after the other."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import psutil
@@ -8,13 +8,21 @@ import psutil
 from tailcut.bench.engines import Engine
 from tailcut.bench.load import OthersLoad
 from tailcut.bench.load_values import EngineLoad, LoadPlan
-from tailcut.bench.pair import ROLES, Raw, Role
+from tailcut.bench.pair import Raw
 from tailcut.bench.roofline import weight_bytes
 from tailcut.bench.run import Session
+from tailcut.bench.sentinel import Watch, disturbed, limits
+from tailcut.bench.turns import ABBA, ROLES, Role
 from tailcut.bench.worker import Worker
 from tailcut.progress import Reporter
 
-ABBA: tuple[Role, ...] = ("dense", "sparse", "sparse", "dense")
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The CPU share of others during each visit of a block, and why it was disturbed ("" if it was not)."""
+
+    others: tuple[float, ...]
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,20 +37,27 @@ class Sides:
     plan: LoadPlan
     report: Reporter
 
-    def blocks(self, what: str, visit: Callable[[Role], str]) -> list[dict[Role, list[float]]]:
-        """Call `visit` four times a block, in ABBA order -> for each block the CPU share of others in each visit."""
+    def blocks(self, what: str, visit: Callable[[Role], str]) -> list[Block]:
+        """Call `visit` four times a block, in ABBA order, until enough blocks are undisturbed."""
         load = OthersLoad([worker.pid for worker in self.workers.values()])
-        shares: list[dict[Role, list[float]]] = []
-        for block in range(self.plan.blocks):
-            shares.append({role: [] for role in ROLES})
-            notes: dict[Role, str] = {}
-            for role in ABBA:
-                load.start()
-                notes[role] = visit(role)
-                shares[-1][role].append(load.share())
-            said = ", ".join(f"{role} {notes[role]}" for role in ROLES)
-            self.report(f"{self.name} {what}", block + 1, self.plan.blocks, said)
-        return shares
+        blocks: list[Block] = []
+        with Watch(self.plan.threads) as watch:
+            allowed, reading = limits(watch.calibrate()), watch.read()
+            while len(blocks) < 2 * self.plan.blocks and _kept(blocks) < self.plan.blocks:
+                readings, shares, seconds = [reading], [], []
+                notes: dict[Role, str] = {}
+                for role in ABBA:
+                    load.start()
+                    notes[role] = visit(role)
+                    shares.append(load.share())
+                    seconds.append(load.seconds())
+                    readings.append(watch.read())
+                reading, visited = readings[-1], sum(seconds)
+                used = sum(share * length for share, length in zip(shares, seconds, strict=True)) / visited
+                blocks.append(Block(tuple(shares), disturbed(readings, used, visited, allowed)))
+                said = ", ".join(f"{role} {notes[role]}" for role in ROLES)
+                self.report(f"{self.name} {what}", _kept(blocks), self.plan.blocks, said)
+        return blocks
 
     def described(self, engine: EngineLoad) -> EngineLoad:
         """The engine with what its workers said of themselves."""
@@ -83,6 +98,20 @@ class Sides:
         if needed <= free:
             return ""
         return f"{what} need about {needed / 1e9:.1f} GB of memory on both sides, {free / 1e9:.1f} GB are free"
+
+
+def disturbance(what: str, blocks: int, disturbed_blocks: int, *, loud: bool) -> str:
+    """The caution that belongs beside a point whose blocks were not all quiet."""
+    if loud:
+        return (
+            f"{what}: the machine was disturbed in nearly all of {blocks} blocks: none was left out, and no claim can rest "
+            "on the times; measure again on a quieter machine"
+        )
+    return f"{what}: {disturbed_blocks} of {blocks} blocks were left out because the machine was disturbed"
+
+
+def _kept(blocks: Sequence[Block]) -> int:
+    return sum(not block.reason for block in blocks)
 
 
 def buffer(positions: int) -> int:

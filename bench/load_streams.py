@@ -6,43 +6,48 @@ same order whatever their speed, so visits differ in time alone. The first reque
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from tailcut.bench.load_sides import Sides, buffer
+from tailcut.bench.load_sides import Block, Sides, buffer, disturbance
 from tailcut.bench.load_values import PERCENTILES, EngineLoad, Latency, LoadPlan, LoadPoint, LoadSide, Visit, Visits
-from tailcut.bench.pair import ROLES, Role
 from tailcut.bench.stats import median_ratio
+from tailcut.bench.turns import ROLES, Role, too_loud
 from tailcut.bench.worker import WorkerError
 from tailcut.results import Ratio
 
-_NOISY: Final = 0.10  # of the machine, used by others, is worth a caution
+_PLACES: Final[dict[Role, tuple[int, int]]] = {"dense": (0, 3), "sparse": (1, 2)}  # visits of a block, in ABBA order
 _FEW: Final = 100  # samples below which a 99th percentile is little more than the largest one
+
+
+class _Answer(NamedTuple):
+    """One `serve`: what the worker says of it, times to first tokens, times between tokens (ms)."""
+
+    body: dict[str, Any]
+    first: tuple[float, ...]
+    gaps: tuple[float, ...]
 
 
 def measure(sides: Sides, count: int) -> LoadPoint:
     """The point of `count` streams."""
     if reason := sides.lacking(_needed(sides, count), f"the caches of {count} streams"):
         return LoadPoint(count, reason)
-    found: dict[Role, list[tuple[dict[str, Any], tuple[float, ...], tuple[float, ...]]]] = {r: [] for r in ROLES}
+    answers: dict[Role, list[_Answer]] = {role: [] for role in ROLES}
     for role in ROLES:
         _serve(sides, role, count, fresh=True)
 
     def visit(role: Role) -> str:
-        found[role].append(_serve(sides, role, count, fresh=False))
-        body = found[role][-1][0]
+        answers[role].append(_serve(sides, role, count, fresh=False))
+        body = answers[role][-1].body
         return f"{body['tokens'] / body['seconds']:.1f} tokens/s"
 
-    shares = sides.blocks(f"{count} streams", visit)
-    visits = {role: _visits(found[role], [block[role] for block in shares]) for role in ROLES}
-    return _point(count, str(found["sparse"][0][0]["sharing"]), visits, sides.plan)
+    blocks = sides.blocks(f"{count} streams", visit)
+    visits = {role: _visits(answers[role], blocks, places) for role, places in _PLACES.items()}
+    return _point(count, str(answers["sparse"][0].body["sharing"]), visits, blocks, sides.plan)
 
 
-def _serve(
-    sides: Sides, role: Role, count: int, *, fresh: bool
-) -> tuple[dict[str, Any], tuple[float, ...], tuple[float, ...]]:
-    """One visit: what the worker says of it, times to first tokens, times between tokens (ms)."""
+def _serve(sides: Sides, role: Role, count: int, *, fresh: bool) -> _Answer:
     plan, worker = sides.plan, sides.workers[role]
     body, arrays = worker.ask(
         "serve",
@@ -55,48 +60,57 @@ def _serve(
         seed=plan.seed,
         requests=count if fresh else count * plan.requests,
     )
+    worker.rest()  # threads that spin after their work disturb nobody
     first, gaps = (_times(arrays[name]) for name in ("ttft_ms", "itl_ms"))
     sound = all(np.isfinite(value) and value > 0 for value in (*first, *gaps, body["seconds"]))
     if not sound or not body["tokens"]:
         raise WorkerError(f"engine {sides.name} returned no usable times of {count} streams")
-    return body, first, gaps
+    return _Answer(body, first, gaps)
 
 
 def _times(values: Any) -> tuple[float, ...]:  # noqa: ANN401 an array from a frame
     return tuple(round(float(value), 4) for value in values)  # 0.1 microseconds
 
 
-def _visits(
-    found: Sequence[tuple[dict[str, Any], tuple[float, ...], tuple[float, ...]]], shares: Sequence[Sequence[float]]
-) -> Visits:
+def _visits(answers: Sequence[_Answer], blocks: Sequence[Block], places: tuple[int, int]) -> Visits:
+    """`places`: where in a block this side's visits are."""
+    shares = [block.others[place] for block in blocks for place in places]
     flat = [
         Visit(
-            seconds=float(body["seconds"]),
-            tokens=int(body["tokens"]),
-            requests=int(body["requests"]),
-            running=float(body["running"]),
-            waiting=int(body["waiting"]),
+            seconds=float(answer.body["seconds"]),
+            tokens=int(answer.body["tokens"]),
+            requests=int(answer.body["requests"]),
+            running=float(answer.body["running"]),
+            waiting=int(answer.body["waiting"]),
             others_cpu_share=share,
-            ttft_ms=first,
-            itl_ms=gaps,
+            ttft_ms=answer.first,
+            itl_ms=answer.gaps,
         )
-        for (body, first, gaps), share in zip(found, chain.from_iterable(shares), strict=True)
+        for answer, share in zip(answers, shares, strict=True)
     ]
     return tuple(zip(flat[::2], flat[1::2], strict=True))
 
 
-def _point(count: int, sharing: str, visits: dict[Role, Visits], plan: LoadPlan) -> LoadPoint:
-    made = {role: _side(visits[role]) for role in ROLES}
-    per_token = [[[visit.ms_per_token for visit in block] for block in visits[role]] for role in ROLES]
+def _point(count: int, sharing: str, visits: dict[Role, Visits], blocks: Sequence[Block], plan: LoadPlan) -> LoadPoint:
+    reasons = tuple(block.reason for block in blocks)
+    loud = too_loud([bool(reason) for reason in reasons])
+    kept = {role: _quiet(visits[role], reasons) if not loud else visits[role] for role in ROLES}
+    per_token = [[[visit.ms_per_token for visit in block] for block in kept[role]] for role in ROLES]
     return LoadPoint(
         streams=count,
         sharing=sharing,
-        dense=made["dense"],
-        sparse=made["sparse"],
+        dense=_side(visits["dense"], kept["dense"]),
+        sparse=_side(visits["sparse"], kept["sparse"]),
+        disturbed=reasons,
+        loud=loud,
         throughput=median_ratio(per_token[0], per_token[1], confidence=plan.confidence, seed=plan.seed),
-        ttft=_ratios([[_first(block) for block in visits[role]] for role in ROLES], plan),
-        itl=_ratios([[_gaps(block) for block in visits[role]] for role in ROLES], plan),
+        ttft=_ratios([[_first(block) for block in kept[role]] for role in ROLES], plan),
+        itl=_ratios([[_gaps(block) for block in kept[role]] for role in ROLES], plan),
     )
+
+
+def _quiet(visits: Visits, reasons: Sequence[str]) -> Visits:
+    return tuple(block for block, reason in zip(visits, reasons, strict=True) if not reason)
 
 
 def _first(visits: Iterable[Visit]) -> tuple[float, ...]:
@@ -107,8 +121,8 @@ def _gaps(visits: Iterable[Visit]) -> tuple[float, ...]:
     return tuple(chain.from_iterable(visit.itl_ms for visit in visits))
 
 
-def _side(visits: Visits) -> LoadSide:
-    flat = tuple(chain.from_iterable(visits))
+def _side(visits: Visits, kept: Visits) -> LoadSide:
+    flat = tuple(chain.from_iterable(kept))
     return LoadSide(
         tokens_per_second=sum(visit.tokens for visit in flat) / sum(visit.seconds for visit in flat),
         ttft_ms=Latency.of(_first(flat)),
@@ -139,23 +153,30 @@ def cautions(engine: EngineLoad, plan: LoadPlan) -> tuple[str, ...]:
     """Sentences that belong beside the numbers."""
     found: list[str] = []
     for point in engine.streams:
-        for role, side in (("dense", point.dense), ("sparse", point.sparse)):
-            if side is None:
-                continue
-            flat = tuple(chain.from_iterable(side.visits))
-            loud = sum(visit.others_cpu_share > _NOISY for visit in flat)
-            if loud:
-                found.append(f"{loud} of {len(flat)} {role} visits at {point.streams} streams shared the CPUs")
-            if plan.rate is not None and flat[-1].waiting > 2 * point.streams:
-                found.append(
-                    f"{plan.rate:g} requests a second are more than the {role} side serves in {point.streams} slots: "
-                    f"{flat[-1].waiting} were waiting at the end, so its times to first tokens grow with the run"
-                )
+        bad = sum(bool(reason) for reason in point.disturbed)
+        if bad:
+            found.append(disturbance(f"{point.streams} streams", len(point.disturbed), bad, loud=point.loud))
+        if plan.rate is not None:
+            found += _outrun(point, plan.rate)
     few = [point.streams for point in engine.streams if point.sparse and _samples(point.sparse) < _FEW]
     if few:
         listed = ", ".join(map(str, few))
         found.append(f"fewer than {_FEW} first tokens at {listed} streams: their p99 is little more than the largest")
     return tuple(found)
+
+
+def _outrun(point: LoadPoint, rate: float) -> list[str]:
+    sides = [(role, side.visits[-1][-1].waiting) for role, side in _roles(point) if side is not None]
+    return [
+        f"{rate:g} requests a second are more than the {role} side serves in {point.streams} slots: {waiting} were waiting "
+        "at the end, so its times to first tokens grow with the run"
+        for role, waiting in sides
+        if waiting > 2 * point.streams
+    ]
+
+
+def _roles(point: LoadPoint) -> tuple[tuple[Role, LoadSide | None], ...]:
+    return ("dense", point.dense), ("sparse", point.sparse)
 
 
 def _samples(side: LoadSide) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 
 from tailcut.codec import FORBID_EXTRA
 from tailcut.errors import InputError
-from tailcut.results import Blocks, Engagement, Machine, PackageFacts, Ratio, Workload
+from tailcut.results import Blocks, Engagement, Machine, PackageFacts, Procedure, Ratio, Workload
 
 PERCENTILES: Final = (50, 90, 99)
 _MOST_A_SECOND: Final = 1e4  # beyond it the loop would do little but count arrivals
@@ -117,7 +117,7 @@ Visits = tuple[tuple[Visit, Visit], ...]  # the two visits of each ABBA block
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Percentiles of a side's samples, of all visits together."""
+    """Percentiles of a side's samples, of its visits together."""
 
     samples: int
     p50: float
@@ -132,7 +132,7 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class LoadSide:
-    """One side under so many streams."""
+    """One side under so many streams; figures are of the blocks that were not disturbed."""
 
     tokens_per_second: float  # all tokens over all seconds
     ttft_ms: Latency | None
@@ -149,6 +149,8 @@ class LoadPoint:
     sharing: str = ""  # how they share the machine
     dense: LoadSide | None = None
     sparse: LoadSide | None = None
+    disturbed: tuple[str, ...] = ()  # of each block: why it is in no statistic (bench/sentinel.py), "" where it is
+    loud: bool = False  # so few blocks were undisturbed that all are in the statistics: no claim can rest on them
     throughput: Ratio | None = None
     ttft: Mapping[str, Ratio] | None = None  # "p50", "p90", "p99"
     itl: Mapping[str, Ratio] | None = None
@@ -165,7 +167,7 @@ class ContextPoint:
     speedup: Ratio | None = None
     byte_ratio: float | None = None  # what the bytes of a token (weights and cache) would allow
     cache_share: float | None = None  # of the sparse side's bytes, keys and values
-    others_cpu_share: tuple[float, ...] = ()  # the larger of both sides, a block
+    procedure: Procedure | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,12 +143,17 @@ def _speed_tiles(engine: EngineResult) -> list[Tile]:
 
 def _measured(result: BenchResult) -> list[Section]:
     quality = [tables.quality_table(result.quality)] if result.quality else []
-    found = [Section("Speed", [tables.speed_table(result)], plots.of_latency(result))]
+    speed = [tables.speed_table(result), *_filled(tables.procedure_table(result))]
+    found = [Section("Speed", speed, plots.of_latency(result))]
     if quality:
         found.append(Section("Quality", quality, plots.of_quality(result)))
     roofline = [tables.roofline_table(result), tables.evidence_table(result)]
     found.append(Section("What memory allows", roofline, plots.of_roofline(result)))
     return [*found, Section("Size", [tables.size_table(result)])]
+
+
+def _filled(table: Table) -> list[Table]:
+    return [table] if table.rows else []
 
 
 def _planned(scores: LayerScores | None, spectra: Spectra | None, manifest: Manifest | None) -> list[Section]:
@@ -157,7 +162,7 @@ def _planned(scores: LayerScores | None, spectra: Spectra | None, manifest: Mani
     strips = plan_plots.of_spectra(scores, spectra) if scores is not None and spectra else []
     if strips:
         intro = (
-            "Eigenvalue density of each matrix's W^T W on log-log axes; the line and its exponent are the fitted power "
+            "Eigenvalue density of each matrix's WᵀW on log-log axes; the line and its exponent are the fitted power "
             "law from its tail start on."
         )
         found.append(Section("Spectra with the fitted tail", (), (), strips, intro))

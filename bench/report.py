@@ -86,7 +86,7 @@ def _tables(result: BenchResult, verdict: Verdict | None, manifest: Manifest | N
     if result.quality:
         found.append(tables.quality_table(result.quality))
     found += [tables.size_table(result), tables.roofline_table(result), tables.evidence_table(result)]
-    found.append(tables.machine_table(result))
+    found += [one for one in (tables.procedure_table(result), tables.machine_table(result)) if one.rows]
     return [*found, provenance_table(manifest)] if manifest is not None else found
 
 

@@ -54,6 +54,29 @@ def _speed_row(engine: EngineResult) -> tuple[str, ...]:
     )
 
 
+def procedure_table(result: BenchResult) -> Table:
+    """How each engine's blocks came about; no rows for results of earlier versions."""
+    rows = tuple(
+        (
+            engine.engine,
+            one.phase,
+            str(one.measured_blocks),
+            str(len(one.discarded)) + (" (loud: none could be)" if one.loud else ""),
+            f"{one.settling_visits} visits, then {one.warmup_steps} steps",
+            f"{one.seconds:.0f} s",
+            one.ended,
+        )
+        for engine in result.engines
+        for one in engine.procedures
+    )
+    header = ("engine", "phase", "blocks", "discarded", "warm-up", "time", "ended because")
+    note = (
+        "A block is dense, sparse, sparse, dense. It is discarded, on both sides, when a fixed reference computation "
+        "beside it ran slower than before the first block."
+    )
+    return Table("How it was measured", header, rows, note)
+
+
 def roofline_table(result: BenchResult) -> Table:
     """Bytes a token, rate and share of the machine's read bandwidth, and memory of each side."""
     rows = [
@@ -87,18 +110,21 @@ def _roofline_row(engine: EngineResult, side: Side) -> tuple[str, ...]:
 
 
 def quality_table(quality: Sequence[Quality]) -> Table:
+    kl = any(item.kl_nats for item in quality)
     rows = tuple(
         (
             f"{item.text} ({item.tokens_scored} tokens, windows of {item.context})",
             f"{item.dense_perplexity:.2f}",
             f"{item.sparse_perplexity:.2f}",
             interval(item.ratio),
+            *((f"{statistics.mean(item.kl_nats):.4f} nats" if item.kl_nats else "",) if kl else ()),
             item.measured_with,
         )
         for item in quality
     )
     notes = " ".join(dict.fromkeys(note for item in quality for note in item.notes))
-    return Table("Perplexity", ("text", "dense", "sparse", "ratio", "scored with"), rows, notes)
+    header = ("text", "dense", "sparse", "ratio", *(("KL from dense",) if kl else ()), "scored with")
+    return Table("Perplexity", header, rows, notes)
 
 
 def size_table(result: BenchResult) -> Table:

@@ -24,6 +24,8 @@ import cpu_engines_table
 import cpu_kernels
 import cpu_quality
 import cpu_rows
+import gate_errors
+import gate_errors_table
 import numpy as np
 
 from tailcut import codec
@@ -189,6 +191,11 @@ def alloc_table_outliers() -> str:
     return alloc_table_render.render_outliers(json.loads((RESULTS / "alloc_table.json").read_bytes()))
 
 
+def gate_errors_rates() -> str:
+    """Wrong verdicts, simulated and on real runs."""
+    return gate_errors_table.render(gate_errors.read(RESULTS / "gate_errors.json"))
+
+
 def demo() -> str:
     """What the last `make demo` run printed, from the files that it wrote."""
     data = json.loads((RESULTS / "cpu_demo.json").read_bytes())
@@ -246,6 +253,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "gpu_quality": gpu_quality,
     "gpu_compress": gpu_compress,
     "gpu_tests": gpu_tests,
+    "gate_errors": gate_errors_rates,
     "demo": demo,
 }
 

@@ -315,6 +315,7 @@ FOLDERS = {
     "tailcut.export.families": "Family",
     "tailcut.bench.engines": "Engine",
     "tailcut.bench.outputs": "Output",
+    "tailcut.bench.probes": "Probe",
 }
 
 

@@ -1,19 +1,20 @@
 """Pictures of a sweep and of a history, as SVG files: quality against speed, and results over time.
 
-Colours are Okabe and Ito's; families also differ in their markers, and dense baselines are filled squares in grey with
-their names beside them, so nothing is said by colour alone.
+Colours are Okabe and Ito's; families also differ in their markers, and dense baselines are grey squares with letters, so
+nothing is said by colour alone.
 """
 
 import io
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import groupby
+from string import ascii_uppercase
 from typing import Any, Final
 
 from tailcut.bench.plots import figure, plain
 from tailcut.bench.store import Row
 from tailcut.results import Ratio
-from tailcut.sweep_advice import families
+from tailcut.sweep_advice import families, family_name
 from tailcut.sweep_points import SweepPoint, percent
 
 _COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -40,24 +41,23 @@ def _text(name: str) -> str:
 def pareto(points: Sequence[SweepPoint], front: Sequence[str], title: str) -> bytes:
     """Perplexity over dense against speed over the reference, with intervals; `front`: labels that get a ring."""
     judged = [point for point in points if point.speedup and point.perplexity_ratio]
-    made, (axis,) = figure(width=8.0, height=5.2)
+    made, (axis,) = figure(width=9.6, height=5.2)
     for number, family in enumerate(families(judged)):
         style = {"color": _COLOURS[number % len(_COLOURS)], "marker": _MARKERS[number % len(_MARKERS)]}
-        first = family[0]
-        _bars(axis, family, label=_text(f"{first.allocator} {first.weights} ({first.engine})"), **style)
+        _bars(axis, family, label=_text(family_name(family)), **style)
         for point in family:
             _name(axis, point, point.pattern or percent(point.sparsity), style["color"])
-    for point in judged:
-        if point.dense:
-            _bars(axis, [point], color=_GREY, marker="s", label=None)
-            _name(axis, point, f"dense {point.weights} ({point.engine})", _GREY)
+    for letter, point in zip(ascii_uppercase, (point for point in judged if point.dense), strict=False):
+        _bars(axis, [point], color=_GREY, marker="s", label=_text(f"{letter} {point.label}"))
+        _name(axis, point, letter, _GREY)
     ringed = [point for point in judged if point.label in front]
-    axis.plot(*_places(ringed), "o", markersize=15, fillstyle="none", color="black", linestyle="none", zorder=1)
+    ring = {"markersize": 15, "fillstyle": "none", "color": "black", "linestyle": "none", "markeredgewidth": 0.7}
+    axis.plot(*_places(ringed), "o", label="nothing measured is better", zorder=1, **ring)
     _scale(axis, judged)
     axis.set(xlabel="decode speed over dense float32 in ONNX Runtime", ylabel="perplexity over dense float32")
     axis.set_title(_text(title), fontsize=10)
-    if any(not point.dense for point in judged):
-        axis.legend(frameon=False, fontsize=8)
+    if judged:
+        axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return svg(made)
 
 
@@ -98,7 +98,7 @@ def _scale(axis: Any, points: Sequence[SweepPoint]) -> None:  # noqa: ANN401
 
 def history(rows: Sequence[Row]) -> bytes:
     """One model on one machine over time: speed above, perplexity below, a line a series, intervals as bars."""
-    made, axes = figure(rows=2, width=8.4, height=6.4)
+    first, (made, axes) = rows[0], figure(rows=2, width=9.6, height=6.4)
     measured = sorted((row for row in rows if row.measured.speedup), key=lambda row: row.measured.series)
     for number, (series, group) in enumerate(groupby(measured, lambda row: row.measured.series)):
         taken = sorted(group, key=lambda row: row.recorded)
@@ -107,7 +107,7 @@ def history(rows: Sequence[Row]) -> bytes:
         _over_time(axes[1], taken, "perplexity", label=None, **style)
     axes[0].set_ylabel("decode speed over dense")
     axes[1].set_ylabel("perplexity over dense")
-    axes[0].set_title(_text(f"{rows[0].model} on {rows[0].cpu} ({rows[0].machine})"), fontsize=10)
+    axes[0].set_title("\n".join(map(_text, (f"{first.model} on {first.cpu}", f"machine {first.machine}"))), fontsize=10)
     made.autofmt_xdate()
     axes[0].legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return svg(made)

@@ -11,6 +11,7 @@ from tailcut.bench.tables import interval
 from tailcut.codec import FORBID_EXTRA
 from tailcut.errors import MissingEnvironmentError
 from tailcut.files import write_file
+from tailcut.results import Ratio
 from tailcut.sweep_advice import Advice, advise
 from tailcut.sweep_points import REFERENCE, SweepPoint
 
@@ -101,13 +102,18 @@ def _cells(point: SweepPoint, on_front: bool) -> tuple[str, ...]:
         f"{100 * point.facts.sparsity:.1f} %" if point.facts else "",
         interval(point.speedup),
         f"{speed:.1f}" if speed else "",
-        interval(point.perplexity_ratio),
+        _thousandths(point.perplexity_ratio),
         f"{point.bytes_on_disk / 1e6:.0f}" if point.bytes_on_disk else "",
         "" if point.dense else "yes" if point.sparse_kernel else "no",
         f"not measured: {point.reason}"
         if point.reason
         else point.quality_reason and f"no quality: {point.quality_reason}",
     )
+
+
+def _thousandths(ratio: Ratio | None) -> str:
+    """Perplexities lie closer together than speeds."""
+    return f"{ratio.value:.3f}x [{ratio.low:.3f}, {ratio.high:.3f}]" if ratio else ""
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -88,14 +88,13 @@ def _beside_dense(family: Sequence[SweepPoint], dense: Sequence[SweepPoint]) -> 
 def _crossing(family: Sequence[SweepPoint], dense: SweepPoint) -> str:
     """One sentence on speed, one on perplexity, and what follows, each naming only measured sparsities."""
     speed = _split(family, lambda point: relation(point.speedup, dense.speedup))
-    words = {"below": "slower", "unclear": "not to be told apart in speed", "above": "faster"}
-    said = _listing(speed, words)
-    text = f"{_family_name(family)} beside {dense.label}: {said}"
+    words = {"below": "slower", "unclear": "cannot be told apart", "above": "faster"}
+    text = f"{family_name(family)} beside {dense.label}: {_listing(speed, words)}"
     judged = [point for point in family if point.perplexity_ratio and dense.perplexity_ratio]
     if judged:
         near = _split(judged, lambda point: relation(point.perplexity_ratio, dense.perplexity_ratio))
-        words = {"above": "higher", "unclear": "not to be told apart", "below": "lower"}
-        text += f"; its perplexity is {_listing(near, words)}"
+        words = {"above": "higher", "unclear": "cannot be told apart", "below": "lower"}
+        text += f"; perplexity {_listing(near, words)}"
     return f"{text}.{_verdict(family, dense)}"
 
 
@@ -115,9 +114,11 @@ def _amounts(points: Sequence[SweepPoint]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _family_name(family: Sequence[SweepPoint]) -> str:
+def family_name(family: Sequence[SweepPoint]) -> str:
+    """ "alpha int4 (tailcut)", "uniform 2:4 float32 (tailcut)"."""
     first = family[0]
-    return f"{first.allocator} {first.weights} ({first.engine})"
+    kind = f"{first.allocator} {first.pattern}" if first.pattern else first.allocator
+    return f"{kind} {first.weights} ({first.engine})"
 
 
 def _verdict(family: Sequence[SweepPoint], dense: SweepPoint) -> str:

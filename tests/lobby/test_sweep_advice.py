@@ -30,7 +30,7 @@ def test_the_sentence_names_where_dense_int4_is_better_and_what_cannot_be_told(s
         sweep_point("alpha", 0.8, (3.0, 3.4), (2.50, 2.90)),
     ]
     (sentence,) = advise(points).findings
-    assert "slower at 50 % and 60 %, not to be told apart in speed at 70 %, faster at 80 %" in sentence
+    assert "slower at 50 % and 60 %, cannot be told apart at 70 %, faster at 80 %" in sentence
     # at 70 % its perplexity is worse, but the speeds overlap
     assert sentence.endswith("dense int4 is better up to 60 %, and not clearly so at 70 %.")
     assert "the cut model is better" not in sentence

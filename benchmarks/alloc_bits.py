@@ -1,14 +1,15 @@
-"""Perplexity against bits a weight: uniform and alpha-guided bits, and half the weights cut before or while they are rounded.
+"""Perplexity against bits a weight: uniform, alpha-guided and searched bits, and half the weights cut besides.
 
     python benchmarks/alloc_bits.py run MODEL --text wiki.test.raw --calibration c4.jsonl --work DIR --device cuda \
-        --workers 6 --minutes 9 -o benchmarks/results/alloc_bits.json
+        --workers 6 --minutes 9 --search-minutes 3 -o benchmarks/results/alloc_bits.json
     python benchmarks/alloc_bits.py run MODEL --text TEXT --work DIR --only "rtn [34]" -o benchmarks/results/alloc_clip.json
     python benchmarks/alloc_bits.py list
     python benchmarks/alloc_bits.py table benchmarks/results/alloc_bits.json
 
-Variants go to worker processes that share one device, most important first; nothing is begun after the minutes. Finished
-rows are in the output at once and an interrupted compression goes on, so the script can be stopped and run again. --plan
-NAME=allocation.json adds a row for a plan from elsewhere, such as `tailcut allocate --allocator auto --bits 3`.
+Variants go to worker processes that share one device, most important first; nothing is begun after the minutes, nor a
+search (`auto`, on calibration text) that would not end within them. Finished rows are in the output at once, and an
+interrupted compression or search goes on, so the script can be stopped and run again. --plan NAME=allocation.json adds a
+row for a plan from elsewhere.
 
 Two sizes a row, both with scales (32 bits each) and, where zeros are left out, one mask bit a weight, the smaller layout
 counted: `bits_stored` is what a package holds, where 3 and 2 bits take the place of 4; `bits_tight` is what they would take
@@ -35,6 +36,7 @@ from tailcut import codec
 from tailcut.allocation import Allocation, Budget, LayerScores
 from tailcut.bench.machine import usable_cpus
 from tailcut.checkpoint import Checkpoint
+from tailcut.compress import searches
 from tailcut.compress.allocators import Settings, allocate
 from tailcut.compress.calibration import Calibration
 from tailcut.compress.measure import measure
@@ -51,14 +53,14 @@ OUTPUT: Final = Path("benchmarks/results/alloc_bits.json")
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One row of the table. `share`: how bits that are no whole number, or lie around one, are given to blocks."""
+    """One row of the table. `share`: who gets which bits; uniform: all the same, or blocks in turn if they are no choice."""
 
     bits: float | None
     quantiser: str = "gptq"
     sparsity: float = 0.0
     pruner: str = "sparsegpt"
     clip: bool = True
-    share: Literal["uniform", "alpha"] = "uniform"
+    share: Literal["uniform", "alpha", "auto"] = "uniform"
     plan: str = ""  # NAME=FILE of an allocation; the rest is then only the way of cutting
 
     @property
@@ -66,24 +68,44 @@ class Variant:
         if self.plan:
             return f"{self.plan.partition('=')[0]} {self.quantiser}"
         cut = f"{self.pruner} {self.sparsity:g}" if self.sparsity else ""
-        shared = " alpha" if self.share == "alpha" else ""
+        shared = "" if self.share == "uniform" else f" {self.share}"
         rounded = f"{self.quantiser} {self.bits:g}{shared}" + ("" if self.clip else " unclipped") if self.bits else ""
         return " + ".join(part for part in (cut, rounded) if part)
 
-    def allocation(self, scores: LayerScores) -> Allocation:
+    @property
+    def budget(self) -> Budget:
+        return Budget(self.sparsity, bits=self.bits)
+
+    def allocation(self, scores: LayerScores, options: argparse.Namespace) -> Allocation:
         if self.plan:
             return codec.load(Allocation, Path(self.plan.partition("=")[2]))
-        budget = Budget(self.sparsity, bits=self.bits)
+        if self.share == "auto":
+            return searches.search("auto", self.task(scores, options))
         bit_tau = None if self.bits is None or self.share == "alpha" else 0.0
-        return allocate("uniform", scores, budget, Settings(bit_tau=bit_tau))
+        return allocate("uniform", scores, self.budget, Settings(bit_tau=bit_tau))
+
+    def task(self, scores: LayerScores, options: argparse.Namespace) -> searches.Task:
+        """What is searched: with the text that the model is cut with, and no other. Its journal stays in --work."""
+        return searches.Task(
+            options.model,
+            scores,
+            self.budget,
+            self.pruner,
+            calibration_of(options),
+            effort_of(options),
+            options.device,
+            options.work / f"{self.key.replace(' ', '-')}.search.jsonl",
+            self.quantiser,
+        )
 
 
 MEANS: Final = (4.0, 3.0, 3.5, 2.5, 6.0, 5.0, 8.0)  # mean bits, what is asked for first, first
+SHARES: Final[tuple[Literal["uniform", "alpha", "auto"], ...]] = ("uniform", "alpha", "auto")
 CURVE: Final = tuple(
     Variant(mean, quantiser, share=share)
     for quantiser in ("gptq", "rtn")
     for mean in MEANS
-    for share in (("uniform", "alpha") if mean < 8 else ("uniform",))
+    for share in (SHARES if mean < 8 else SHARES[:1])
 )
 HALVED: Final = (
     Variant(None, sparsity=0.5),
@@ -100,7 +122,7 @@ HALVED: Final = (
 )
 UNCLIPPED: Final = tuple(Variant(bits, quantiser, clip=False) for quantiser in ("rtn", "gptq") for bits in (4, 3))
 # what the issue asks first, so that a run that is stopped early still says something
-VARIANTS: Final = (*CURVE[:8], *HALVED[:6], *CURVE[8:], *HALVED[6:], *UNCLIPPED)
+VARIANTS: Final = (*CURVE[:12], *HALVED[:6], *CURVE[12:], *HALVED[6:], *UNCLIPPED)
 
 
 def sizes(manifest: Manifest) -> dict[str, float]:
@@ -128,7 +150,9 @@ def measured(options: argparse.Namespace, variant: Variant, scores: LayerScores,
     """One variant made, scored and removed."""
     out = options.work / variant.key.replace(" ", "-")
     shutil.rmtree(out, ignore_errors=True)
-    allocation = variant.allocation(scores)
+    options.work.mkdir(parents=True, exist_ok=True)
+    planned = time.perf_counter()
+    allocation = variant.allocation(scores, options)
     began = time.perf_counter()
     manifest = compress(
         options.model,
@@ -137,17 +161,29 @@ def measured(options: argparse.Namespace, variant: Variant, scores: LayerScores,
         pruner=variant.pruner,
         quantiser=variant.quantiser,
         clip=variant.clip,
-        calibration=Calibration(str(options.calibration), options.samples, options.seqlen, options.seed),
+        calibration=calibration_of(options),
         device=options.device,
     )
     seconds = time.perf_counter() - began
     errors = [layer.output_error for layer in manifest.layers.values() if layer.output_error is not None]
     row: dict[str, Any] = {"zeros": manifest.sparsity, **sizes(manifest), "compress_s": seconds}
-    row |= {key: allocation.provenance[key] for key in ("bit_counts",) if key in allocation.provenance}
+    row |= {"plan_s": began - planned} if variant.share == "auto" else {}
+    told = ("bit_counts", "bits_planned", "winner", "finals", "measurements", "seconds")
+    row |= {key: allocation.provenance[key] for key in told if key in allocation.provenance}
     row |= {"output_error_median": float(np.median(errors))} if errors else {}
     row |= score(out, windows, options)
     shutil.rmtree(out)
     return row
+
+
+def calibration_of(options: argparse.Namespace) -> Calibration:
+    return Calibration(str(options.calibration), options.samples, options.seqlen, options.seed)
+
+
+def effort_of(options: argparse.Namespace) -> searches.Effort:
+    if options.search_evaluations is not None:
+        return searches.Effort(evaluations=options.search_evaluations)
+    return searches.Effort(minutes=options.search_minutes)
 
 
 def head_of(options: argparse.Namespace, windows: Tokens) -> dict[str, Any]:
@@ -180,12 +216,14 @@ def run(options: argparse.Namespace) -> None:
         data["rows"] = earlier["rows"]
     if "dense" not in data["rows"]:
         add(options.output, data, "dense", score(options.model, windows, options))
-    scores = measure(options.model, metrics=("alpha_peak",), device=options.device).scores
     plans = [Variant(1, quantiser, plan=plan) for plan in options.plan for quantiser in ("gptq", "rtn")]
     wanted = [variant for variant in (*plans, *VARIANTS) if re.search(options.only, variant.key)]
-    _hand_out(
-        options, [variant for variant in wanted if variant.key not in data["rows"]], (scores, windows), data, ends
-    )
+    todo = [variant for variant in wanted if variant.key not in data["rows"]]
+    searched = any(variant.share == "auto" for variant in todo)
+    metrics = searches.load("auto").METRICS if searched else ("alpha_peak",)
+    text = calibration_of(options) if searched else None
+    scores = measure(options.model, metrics=metrics, device=options.device, calibration=text).scores
+    _hand_out(options, todo, (scores, windows), data, ends)
 
 
 def _hand_out(
@@ -201,8 +239,8 @@ def _hand_out(
     with ProcessPoolExecutor(options.workers, spawn, initializer=_use_threads, initargs=(threads,)) as pool:
         running: dict[Future[dict[str, Any]], str] = {}
         while todo or running:
-            while todo and len(running) < options.workers and time.monotonic() < ends:
-                variant = todo.pop(0)
+            while len(running) < options.workers and (variant := _next(options, todo, ends)) is not None:
+                todo.remove(variant)
                 running[pool.submit(measured, options, variant, *given)] = variant.key
             if not running:
                 break
@@ -210,6 +248,12 @@ def _hand_out(
                 add(options.output, data, running.pop(done), done.result())
     if todo:
         print(f"{len(todo)} rows are left for another run", flush=True)
+
+
+def _next(options: argparse.Namespace, todo: Sequence[Variant], ends: float) -> Variant | None:
+    """The first that there is time to begin."""
+    left, needed = ends - time.monotonic(), 0.0 if options.search_evaluations else 60.0 * options.search_minutes
+    return next((one for one in todo if left > (needed if one.share == "auto" else 0.0)), None)
 
 
 def _use_threads(count: int) -> None:
@@ -242,6 +286,8 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     action.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     action.add_argument("--workers", type=int, default=1, help="variants at a time, on one device")
     action.add_argument("--minutes", type=float, default=float("inf"), help="no row is begun after so many")
+    action.add_argument("--search-minutes", type=float, default=3.0, help="of auto, each")
+    action.add_argument("--search-evaluations", type=int, help="of auto, in place of minutes")
     action.add_argument("--only", default="", help="a regular expression that a row's name must match")
     action.add_argument("--plan", nargs="*", default=[], help="NAME=allocation.json with bits")
     action.add_argument("--commit", help="of tailcut, where the checkout holds no git history")

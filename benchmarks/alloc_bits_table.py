@@ -23,15 +23,14 @@ def render(content: dict[str, Any]) -> str:
 
 
 def curve(rows: Rows, setup: dict[str, Any]) -> str:
-    """Mean bits down, for each quantiser uniform bits and bits by alpha, and their paired difference."""
-    head = ["mean bits", "quantiser", "uniform", "alpha", "alpha less uniform"]
+    """Mean bits down, for each quantiser uniform bits, bits by alpha and by search, and paired differences."""
+    head = ["mean bits", "quantiser", "uniform", "alpha", "auto", "alpha less uniform", "auto less uniform"]
     lines = [markdown_row(head), "|" + " --- |" * len(head)]
     found = {tuple(key.split()[:2]) for key in rows if key.split()[0] in ("gptq", "rtn") and "unclipped" not in key}
     for quantiser, mean in sorted(found, key=lambda pair: (-float(pair[1]), pair[0])):
-        uniform, alpha = rows.get(f"{quantiser} {mean}"), rows.get(f"{quantiser} {mean} alpha")
-        lines.append(
-            markdown_row([mean, quantiser, _ppl(uniform), _ppl(alpha), difference(alpha, uniform, setup["context"])])
-        )
+        uniform, *others = (rows.get(f"{quantiser} {mean}{share}") for share in ("", " alpha", " auto"))
+        told = [difference(other, uniform, setup["context"]) for other in others]
+        lines.append(markdown_row([mean, quantiser, *map(_ppl, (uniform, *others)), *told]))
     return "\n".join(lines) if found else ""
 
 

@@ -34,7 +34,7 @@ VARIANTS: Final[Mapping[str, Variant]] = {
     "uniform": Variant("uniform", patterns=PATTERNS),
     "alpha": Variant("alpha"),
     "owl": Variant("owl"),
-    "auto": Variant("auto"),
+    "auto": Variant("auto", patterns=("4:8", "3:8")),  # with a pattern: N:8 that differ, as nm-mixed
     "dlp": Variant("dlp"),
     "atp": Variant("atp"),
     "als-qp": Variant("als", Settings(solver="qp")),

@@ -114,6 +114,29 @@ def test_a_new_limit_judges_again_without_measuring_again(
     assert (out / "result.json").stat().st_mtime_ns == when
 
 
+def test_a_policy_file_is_judged_on_the_packages_and_has_kl_measured(
+    finished: Path, tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    out, policy = tmp_path / "out", tmp_path / "policy.yaml"
+    shutil.copytree(finished, out)
+    when = (out / "scores.json").stat().st_mtime_ns
+    policy.write_text(
+        "version: 1\nlimits: {max_kl: 100, verify_files: true, min_sparsity: 0.55, max_logit_gap: 0.01}\n"
+    )
+    done = run(tiny_model("llama"), out, "--policy", str(policy))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (out / "scores.json").stat().st_mtime_ns == when
+    checks = {check["name"]: check for check in json.loads((out / "verdict.json").read_text())["checks"]}
+    assert checks["KL to dense on heldout.txt"]["value"] > 0
+    assert "counted in the package" in checks["sparsity"]["sentence"]
+    policy.write_text("version: 1\nlimits: {max_kl: 1.0e-9}\n")  # another file of the same name is judged again
+    assert run(tiny_model("llama"), out, "--policy", str(policy)).returncode == 1
+    policy.write_text("version: 1\nlimits: {min_task_recovery: 0.9}\n")
+    done = run(tiny_model("llama"), out, "--policy", str(policy))
+    assert done.returncode == 2
+    assert "measures no tasks" in " ".join(done.stderr.split())
+
+
 def test_ctrl_c_says_how_to_go_on(tiny_model: TinyModel, tmp_path: Path) -> None:
     process = subprocess.Popen(
         command(tiny_model("llama"), tmp_path / "out"),
@@ -204,17 +227,30 @@ def test_an_allocator_gets_the_scores_it_reads(
     assert json.loads((tmp_path / "allocation.json").read_text())["provenance"]["allocator"] == "owl"
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"sparsity": 0.6}, {"pruner": "magnitude", "step": "0.02"}),
+        ({"sparsity": 0.0, "bits": 3.5, "quantiser": "rtn"}, {"quantiser": "rtn", "bits": "3.5"}),
+        ({"pattern": "4:8", "allow_dense": True}, {"group": "8", "pattern": "4:8"}),
+    ],
+)
 def test_a_search_gets_the_model_and_keeps_its_journal(
-    tiny_model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    asked: dict[str, object],
+    said: dict[str, str],
+    tiny_model: TinyModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    stages = stages_of(
-        tiny_model("llama"), tmp_path, allocator="auto", sparsity=0.6, evaluations=20, pruner="magnitude"
-    )
+    how = {"allocator": "auto", "evaluations": 20, "pruner": "magnitude"} | asked
+    stages = stages_of(tiny_model("llama"), tmp_path, **how)
     stages["measure"].work()
     stages["allocate"].work()
-    said = json.loads((tmp_path / "allocation.json").read_text())["provenance"]
-    assert (said["allocator"], said["pruner"], said["evaluations"]) == ("auto", "magnitude", "20")
+    found = json.loads((tmp_path / "allocation.json").read_text())["provenance"]
+    assert said | {"allocator": "auto", "evaluations": "20"} == {
+        key: found[key] for key in (*said, "allocator", "evaluations")
+    }
     assert len((tmp_path / "allocation.search.jsonl").read_text().splitlines()) > 20
 
 

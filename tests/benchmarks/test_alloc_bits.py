@@ -1,6 +1,8 @@
 """The benchmark of bits runs in workers, resumes and renders (on a tiny model: no quality is judged)."""
 
+import argparse
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,13 +27,16 @@ def test_rows_are_measured_once_and_shown(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     words, out = small_run(str(tiny_model("llama"))), tmp_path / "out.json"
-    script.main([*words, "--only", "^rtn 3.5"])
+    script.main([*words, "--only", "^rtn 3.5", "--search-evaluations", "2"])
     first = json.loads(out.read_bytes())
-    assert list(first["rows"]) == ["dense", "rtn 3.5", "rtn 3.5 alpha"]
+    assert list(first["rows"]) == ["dense", "rtn 3.5", "rtn 3.5 alpha", "rtn 3.5 auto"]
     assert all(len(row["nll"]) == 4 for row in first["rows"].values())
     row = first["rows"]["rtn 3.5 alpha"]
     assert row["bits_tight"] < row["bits_stored"]
     assert "x" in row["bit_counts"]
+    searched = first["rows"]["rtn 3.5 auto"]
+    assert "uniform " in searched["finals"]
+    assert float(searched["bits_planned"]) <= 3.5
     script.main([*words, "--minutes", "0"])
     assert json.loads(out.read_bytes())["rows"] == first["rows"]  # nothing measured again, and no time for more
     shown = capsys.readouterr().out
@@ -39,6 +44,15 @@ def test_rows_are_measured_once_and_shown(
     assert "rows are left for another run" in shown
     with pytest.raises(InputError, match="another setup"):
         script.main([*words, "--seed", "1"])
+
+
+def test_a_search_is_not_begun_without_the_time_for_it(script: Any) -> None:
+    options = argparse.Namespace(search_minutes=3.0, search_evaluations=None)
+    auto, plain = (script.Variant(4.0, share=share) for share in ("auto", "uniform"))
+    soon, late = time.monotonic() + 60.0, time.monotonic() + 600.0
+    assert script._next(options, [auto, plain], late) is auto
+    assert script._next(options, [auto, plain], soon) is plain
+    assert script._next(options, [auto], soon) is None
 
 
 def test_names_are_unique_and_say_what_was_done(script: Any) -> None:

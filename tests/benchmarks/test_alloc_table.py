@@ -33,7 +33,7 @@ def test_the_most_important_cells_come_first(script: Any) -> None:
     main = [cell for cell in order if cell.seed == 0 and cell.variant in ("uniform", "alpha", "owl", "auto")]
     firsts = [cell for cell in main if cell.target in ("0.6", "0.7")]
     assert order[: len(firsts)] == firsts  # of both models, before anything else
-    assert len({cell.key for cell in order}) == len(order) == 2 * 2 * 3 * (19 * 3 + 3 + 2)
+    assert len({cell.key for cell in order}) == len(order) == 2 * 2 * 3 * (19 * 3 + 3 + 2 + 2)
     assert {cell.target for cell in order if cell.variant == "nm-mixed"} == {"4:8", "3:8"}
 
 
@@ -152,12 +152,15 @@ def test_a_failing_cell_and_a_dying_worker_are_told_and_stay_open(
 
 
 def test_auto_is_searched_within_its_evaluations(script: Any, words: list[str], tmp_path: Path) -> None:
-    few = ["--variants", "auto", "--pruners", "wanda", "--targets", "0.6", "--seeds", "0", "--search-evaluations", "2"]
-    script.main([*words, *few])
-    row = json.loads((tmp_path / "out.json").read_bytes())["rows"]["tiny auto wanda 0.6 0"]
-    assert row["planned"] == pytest.approx(0.6, abs=1e-6)
-    assert row["provenance"]["allocator"] == "auto"
-    assert len(list((tmp_path / "work").glob("*.search.jsonl"))) == 1
+    few = ["--variants", "auto", "--pruners", "wanda", "--targets", "0.6", "4:8", "--seeds", "0"]
+    script.main([*words, *few, "--search-evaluations", "2"])
+    rows = json.loads((tmp_path / "out.json").read_bytes())["rows"]
+    plain, patterns = (rows[f"tiny auto wanda {target} 0"] for target in ("0.6", "4:8"))
+    assert plain["planned"] == pytest.approx(0.6, abs=1e-6)
+    assert patterns["planned"] == pytest.approx(0.5, abs=1e-6)  # of matrices whose sizes divide each other
+    assert "obey 2:4" in patterns["provenance"]["two_four"]
+    assert plain["provenance"]["allocator"] == patterns["provenance"]["allocator"] == "auto"
+    assert len(list((tmp_path / "work").glob("*.search.jsonl"))) == 2
 
 
 def test_cells_that_search_are_not_started_without_the_time_for_it(script: Any) -> None:

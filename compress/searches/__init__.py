@@ -67,7 +67,8 @@ class Task:
     With bits in the budget those are searched, at the same sparsity or pattern for all, to be rounded by `quantiser`; with
     a pattern, or a group in `settings`, N:M patterns of that mean; else sparsities. Of the settings `group` and
     `allow_dense` are read, as nm-mixed reads them. The calibration's seed is the search's. `scores` name the matrices and
-    feed the allocators that plans start from. `trace` is the journal of measurements (JSON lines): a search of the same task goes on from it; None: kept nowhere.
+    feed the allocators that plans start from. `trace` is the journal of measurements (JSON lines): a search of the same task
+    goes on from it; None: kept nowhere.
     """
 
     model: Path

@@ -38,8 +38,9 @@ _AT_LEAST: Final = 3
 def search(task: Task, report: Reporter) -> Allocation:
     """The best plan that a stated time finds: plans of every allocator that the scores allow are compared by divergence from
     the dense model on held-out calibration text, the best is refined by evolution, and the finalists, uniform and the best
-    allocator among them, are really cut before one is chosen. Needs the model, a pruner and text. Measure several scores:
-    each gives it more to choose from.
+    allocator among them, are really cut before one is chosen. Shares out sparsity, with --pattern or --group N:M patterns of
+    that mean, with --bits bits. Needs the model, a pruner and text. Measure several scores: each gives it more to choose
+    from.
     """
     with opened(task, "auto", report) as ready:
         known, missing = candidates(task.scores, ready.subject.grid, task.settings)

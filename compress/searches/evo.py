@@ -30,7 +30,8 @@ _STAGE: Final = "evolve"
 def search(task: Task, report: Reporter) -> Allocation:
     """Evolution from the uniform plan by exchanges between single matrices, as EvoPress (arXiv 2410.14649) does, by
     divergence from the dense model on calibration text that no statistics saw. Needs the model, a pruner and text, no
-    scores. `auto` starts from the best allocator, makes larger moves too, and checks what it found.
+    scores. Shares out sparsity, N:M patterns or bits, as `auto` does, which starts from the best allocator, makes larger
+    moves too, and checks what it found.
     """
     with opened(task, "evo", report) as ready:
         grid, measures = ready.subject.grid, ready.measures

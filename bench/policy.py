@@ -23,7 +23,7 @@ from tailcut import codec
 from tailcut.bench import checks
 from tailcut.codec import FORBID_EXTRA
 from tailcut.errors import InputError
-from tailcut.untrusted import parse_yaml, require_visible
+from tailcut.untrusted import MAX_SETTINGS_BYTES, parse_yaml, read_limited, require_visible
 
 Limit = float | bool | str
 SCHEMA_ID: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -108,7 +108,7 @@ def owner(key: str) -> str:
 def read_policy(path: Path, overrides: Mapping[str, Limit | None] | None = None, engine: str | None = None) -> Policy:
     """A YAML file with flags on top. `engine` alone is judged where it is given."""
     try:
-        data = parse_yaml(path.read_bytes(), str(path))
+        data = parse_yaml(read_limited(path, MAX_SETTINGS_BYTES), str(path))
     except OSError as error:
         raise InputError(f"{path}: cannot read the policy ({error.strerror})") from error
     return make_policy(data, str(path), overrides, engine)
@@ -129,10 +129,11 @@ def make_policy(
         raise InputError(f"{source}: a policy begins with `version: 1`")
     body = {key: value for key, value in data.items() if value is not None}
     body["limits"] = {**_mapping(body.get("limits"), source, "limits"), **(overrides or {})}
-    own = {name: _mapping(limits, source, f"engines.{name}") for name, limits in _engines(body, source)}
+    stated = {name: _mapping(limits, source, f"engines.{name}") for name, limits in _engines(body, source)}
+    own = {name: {k: limit for k, limit in one.items() if k not in (overrides or {})} for name, one in stated.items()}
     body |= {"engines": own if engine is None else {}}
     if engine is not None:  # one engine, with its own limits on top
-        body |= {"engine": engine, "limits": {**body["limits"], **own.get(engine, {}), **(overrides or {})}}
+        body |= {"engine": engine, "limits": {**body["limits"], **own.get(engine, {})}}
     try:
         return codec.parse(Policy, body, source)
     except InputError as error:

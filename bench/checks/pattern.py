@@ -69,7 +69,7 @@ def _pattern_of(matrix: Counted, wanted: str) -> NM | None:
     planned = matrix.promised.plan.pattern
     if wanted == PLAN:
         return planned if isinstance(planned, NM) else None
-    return parse_nm(wanted) if planned.sparsity > 0 or matrix.zeros > matrix.kept.size // 10 else None
+    return parse_nm(wanted) if planned.sparsity > 0 else None
 
 
 def cases(folder: Path) -> tuple[Case, ...]:

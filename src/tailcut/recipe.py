@@ -13,7 +13,7 @@ from tailcut.allocation import Bits, Budget, parse_nm
 from tailcut.codec import FORBID_EXTRA
 from tailcut.errors import InputError
 from tailcut.quantised import CachePrecision, HeadPrecision, Precision
-from tailcut.untrusted import parse_yaml
+from tailcut.untrusted import MAX_SETTINGS_BYTES, parse_yaml, read_limited
 
 SEARCHES: Final = "tailcut.compress.searches"
 # fields of compress.allocators.Settings that a recipe has under the same names: all but the cost table's
@@ -137,7 +137,7 @@ def read_recipe(path: Path, overrides: dict[str, Any]) -> Recipe:
 def read_settings(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file, unchecked, its paths made relative to where we are."""
     try:
-        data = parse_yaml(path.read_bytes(), str(path))
+        data = parse_yaml(read_limited(path, MAX_SETTINGS_BYTES), str(path))
     except OSError as error:
         raise InputError(f"{path}: cannot read the recipe ({error.strerror})") from error
     if not isinstance(data, dict):

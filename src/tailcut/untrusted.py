@@ -16,6 +16,7 @@ import yaml
 from tailcut.errors import InputError
 
 MAX_BYTES: Final = 256 << 20  # scores and curves of a model with thousands of matrices take some tens of MB
+MAX_SETTINGS_BYTES: Final = 1 << 18  # of a YAML file: recipes and policies take some kB
 MAX_DEPTH: Final = 64
 # a string, which may hold brackets, or a bracket; possessive, and a string may lack its end: never a second look
 _TOKENS: Final = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
@@ -49,7 +50,7 @@ def parse_json(text: str | bytes, source: str) -> Any:  # noqa: ANN401  (plain d
         raise InputError(f"{source}: not valid JSON ({error})") from error
 
 
-def parse_yaml(text: str | bytes, source: str, limit: int = 1 << 18) -> Any:  # noqa: ANN401  (plain data of any shape)
+def parse_yaml(text: str | bytes, source: str, limit: int = MAX_SETTINGS_BYTES) -> Any:  # noqa: ANN401  (plain data of any shape)
     """YAML text (UTF-8) of at most `limit` bytes -> dicts with string keys, lists, strings, finite numbers, bools, None."""
     if len(text) > limit:
         raise InputError(f"{source}: larger than {limit / 1e3:.0f} kB, which no settings file is")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tailcut import codec
@@ -38,6 +38,7 @@ def test_one_engine_takes_its_own_limits_along(tmp_path: Path) -> None:
     path = written(tmp_path, text)
     assert read_policy(path, engine="b") == Policy({"max_tpot_ms": 30}, engine="b")
     assert read_policy(path, {"max_tpot_ms": 5}, engine="b") == Policy({"max_tpot_ms": 5}, engine="b")
+    assert read_policy(path, {"max_tpot_ms": 5}).engines == {"a": {}, "b": {}}  # a flag counts for all of them
     assert read_policy(path, engine="c") == Policy({"max_tpot_ms": 40}, engine="c")
 
 
@@ -97,6 +98,7 @@ PER_ENGINE = {key: VALUES.get(key, NUMBERS) for key, check in keys().items() if 
 NAMES = st.text("abc-:", min_size=1, max_size=5)
 
 
+@settings(deadline=None)  # a loaded machine is no failure
 @given(
     LIMITS, st.dictionaries(NAMES, st.fixed_dictionaries({}, optional=PER_ENGINE), max_size=3), st.floats(0.5, 0.999)
 )

@@ -149,6 +149,7 @@ CHECKS = st.builds(Check, TEXT, OUTCOMES, MAYBE, MAYBE, MAYBE, MAYBE, TEXT, TEXT
 LIMITS = st.dictionaries(TEXT, st.none() | FINITE | st.booleans() | TEXT, max_size=4)
 
 
+@settings(deadline=None)  # a loaded machine is no failure
 @given(st.builds(Verdict, OUTCOMES, TEXT, st.lists(CHECKS, max_size=4).map(tuple), TEXT, LIMITS))
 def test_verdicts_round_trip(verdict: Verdict) -> None:
     assert codec.from_json(Verdict, codec.to_json(verdict)) == verdict

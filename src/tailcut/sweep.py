@@ -37,6 +37,7 @@ from tailcut.sweep_work import (
     prepare,
     remove_package,
     run_session,
+    unmeasured,
     wanted,
 )
 
@@ -127,17 +128,29 @@ def finish(job: Job, cut: Cut | None, missing: Sequence[Wanted], keep: bool, rec
 
 
 def _measured(job: Job, rows: Sequence[Wanted], record: Record) -> Iterator[SweepPoint]:
-    """Sessions of rows of one plan; each is in the journal before the next begins."""
+    """Sessions of rows of one plan; each is in the journal before the next begins.
+
+    A plan that cannot be made (a budget that no layer's limit allows, say) is a reason in its points, not the sweep's end.
+    """
     make_dense(job, "float32")
-    for cut, stored in dict.fromkeys((row.cut, row.stored) for row in rows):
-        make_dense(job, stored) if cut is None else make_package(job, cut, stored)
+    try:
+        for cut, stored in dict.fromkeys((row.cut, row.stored) for row in rows):
+            make_dense(job, stored) if cut is None else make_package(job, cut, stored)
+    except InputError as error:
+        yield from _journalled(job, rows, tuple(unmeasured(job, row, str(error)) for row in rows), record)
+        return
     prepare(job, rows)
     for part in parts(job, rows):
-        points = run_session(job, part)
-        name = digest([row.key for row in part])[:16]
-        codec.save(SweepJournal(points), job.out / "points" / f"{name}.json")
-        record(points)
-        yield from points
+        yield from _journalled(job, part, run_session(job, part), record)
+
+
+def _journalled(
+    job: Job, rows: Sequence[Wanted], points: tuple[SweepPoint, ...], record: Record
+) -> tuple[SweepPoint, ...]:
+    name = digest([row.key for row in rows])[:16]
+    codec.save(SweepJournal(points), job.out / "points" / f"{name}.json")
+    record(points)
+    return points
 
 
 def clear(job: Job, cut: Cut | None) -> None:

@@ -222,12 +222,14 @@ def _export(job: Job, cut: Cut | None, weights: Precision) -> None:
 
 
 def prepare(job: Job, rows: Sequence[Wanted]) -> None:
-    """What engines open in place of the package, made from it where it is lacking."""
+    """What engines open in place of the package, made from it where it is lacking; a row without it will say so."""
     from tailcut.bench import variants
 
     for row in rows:
-        if row.weights != row.stored or way_of(row.engine) != "runs":
+        try:
             variants.prepare(row.engine, job.directory(row.cut) / row.stored, job.report)
+        except InputError as error:
+            job.report("variant", 1, 1, f"{row}: {error}")
 
 
 def quality(job: Job, row: Wanted) -> tuple[Quality | None, str]:
@@ -328,6 +330,22 @@ def _point(
         speedup = median_ratio(base.ms, seen.ms, confidence=work.confidence, seed=work.seed)
     same = ("reason", "version", "ms", "others_cpu_share", "load_seconds", "peak_rss_bytes", "bytes_on_disk")
     copied: Mapping[str, Any] = {name: getattr(seen, name) for name in (*same, "sparse_kernel", "sparse_reason")}
+    return replace(
+        unmeasured(job, row),
+        machine=session.machine,
+        facts=seen.facts,
+        reference_ms=base.ms,
+        speedup=speedup,
+        stream_gb_per_s=session.stream_gb_per_s,
+        quality=found,
+        quality_reason=why_not,
+        licence=seen.licence,
+        **copied,
+    )
+
+
+def unmeasured(job: Job, row: Wanted, reason: str = "") -> SweepPoint:
+    """A point with nothing but what it is of, and why."""
     return SweepPoint(
         key=row.key,
         model=Path(job.grid.recipe.model).name,
@@ -337,17 +355,10 @@ def _point(
         pattern=row.cut.pattern if row.cut else None,
         weights=row.weights,
         engine=row.engine,
-        machine=session.machine,
-        workload=work,
-        facts=seen.facts,
-        reference_ms=base.ms,
-        speedup=speedup,
-        stream_gb_per_s=session.stream_gb_per_s,
-        quality=found,
-        quality_reason=why_not,
-        licence=seen.licence,
+        machine=job.machine,
+        workload=workload_of(job.grid.recipe),
+        reason=reason,
         made_by=f"tailcut {__version__} sweep",
-        **copied,
     )
 
 

@@ -11,7 +11,17 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from tailcut.bench.load_sides import Block, Sides, buffer, disturbance
-from tailcut.bench.load_values import PERCENTILES, EngineLoad, Latency, LoadPlan, LoadPoint, LoadSide, Visit, Visits
+from tailcut.bench.load_values import (
+    PERCENTILES,
+    EngineLoad,
+    Latency,
+    LoadPlan,
+    LoadPoint,
+    LoadSide,
+    Visit,
+    Visits,
+    stated,
+)
 from tailcut.bench.stats import median_ratio
 from tailcut.bench.turns import ROLES, Role, too_loud
 from tailcut.bench.worker import WorkerError
@@ -31,7 +41,7 @@ class _Answer(NamedTuple):
 
 def measure(sides: Sides, count: int) -> LoadPoint:
     """The point of `count` streams."""
-    if reason := sides.lacking(_needed(sides, count), f"the caches of {count} streams"):
+    if reason := sides.lacking(_needed(sides, count), f"the caches of {stated(count)}"):
         return LoadPoint(count, reason)
     answers: dict[Role, list[_Answer]] = {role: [] for role in ROLES}
     for role in ROLES:
@@ -42,7 +52,7 @@ def measure(sides: Sides, count: int) -> LoadPoint:
         body = answers[role][-1].body
         return f"{body['tokens'] / body['seconds']:.1f} tokens/s"
 
-    blocks = sides.blocks(f"{count} streams", visit)
+    blocks = sides.blocks(stated(count), visit)
     visits = {role: _visits(answers[role], blocks, places) for role, places in _PLACES.items()}
     return _point(count, str(answers["sparse"][0].body["sharing"]), visits, blocks, sides.plan)
 
@@ -64,7 +74,7 @@ def _serve(sides: Sides, role: Role, count: int, *, fresh: bool) -> _Answer:
     first, gaps = (_times(arrays[name]) for name in ("ttft_ms", "itl_ms"))
     sound = all(np.isfinite(value) and value > 0 for value in (*first, *gaps, body["seconds"]))
     if not sound or not body["tokens"]:
-        raise WorkerError(f"engine {sides.name} returned no usable times of {count} streams")
+        raise WorkerError(f"engine {sides.name} returned no usable times of {stated(count)}")
     return _Answer(body, first, gaps)
 
 
@@ -155,7 +165,7 @@ def cautions(engine: EngineLoad, plan: LoadPlan) -> tuple[str, ...]:
     for point in engine.streams:
         bad = sum(bool(reason) for reason in point.disturbed)
         if bad:
-            found.append(disturbance(f"{point.streams} streams", len(point.disturbed), bad, loud=point.loud))
+            found.append(disturbance(stated(point.streams), len(point.disturbed), bad, loud=point.loud))
         if plan.rate is not None:
             found += _outrun(point, plan.rate)
     few = [point.streams for point in engine.streams if point.sparse and _samples(point.sparse) < _FEW]

@@ -2,7 +2,16 @@
 
 import sys
 
-from tailcut.bench.load_values import ContextPoint, EngineLoad, Latency, LoadPlan, LoadPoint, LoadResult, LoadSide
+from tailcut.bench.load_values import (
+    ContextPoint,
+    EngineLoad,
+    Latency,
+    LoadPlan,
+    LoadPoint,
+    LoadResult,
+    LoadSide,
+    stated,
+)
 from tailcut.bench.tables import Table, interval, milliseconds
 
 _PERCENTS = ("p50", "p90", "p99")
@@ -45,7 +54,7 @@ def load_notes(result: LoadResult) -> tuple[str, ...]:
         if engine.reason:
             what = "stopped" if engine.status == "measured" else "not measured"
             found.append(f"{engine.engine}: {what}: {engine.reason}")
-        found += [f"{engine.engine}, {p.streams} streams: not measured: {p.reason}" for p in engine.streams if p.reason]
+        found += [f"{engine.engine}, {stated(p.streams)}: not measured: {p.reason}" for p in engine.streams if p.reason]
         found += [
             f"{engine.engine}, context {p.context}: not measured: {p.reason}" for p in engine.contexts if p.reason
         ]

@@ -203,3 +203,8 @@ class LoadResult:
     sparse: PackageFacts
     engines: tuple[EngineLoad, ...]
     made_by: str = ""
+
+
+def stated(streams: int) -> str:
+    """Such as "1 stream"."""
+    return f"{streams} stream{'s' if streams > 1 else ''}"

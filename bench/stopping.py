@@ -7,7 +7,7 @@ such that all intervals of a session hold together with the stated one. The stri
 of Student's t over normal blocks, with a fixed seed; `benchmarks/gate_errors.py` checks the result under noise
 as it is measured, and on real runs.
 
-Because the intervals hold together at every look, any rule may end the session: the three below, or the user's Ctrl-C.
+Because the intervals hold together at every look, any rule may end the session at any of them.
 """
 
 from functools import cache

@@ -69,6 +69,7 @@ class Turns:
 
     def run(self) -> Timed:
         """Blocks until there are enough of them."""
+        level = self._look_confidence()  # takes a second the first time: not between blocks
         with Watch(self.workload.threads) as watch:
             settling, warmup = self._settle() if self.phase == "decode" else (0, 1)
             calibration = watch.calibrate()
@@ -91,7 +92,7 @@ class Turns:
             loud=loud,
             ended=ended,
             seconds=time.monotonic() - began,
-            look_confidence=self._look_confidence(),
+            look_confidence=level,
             sentinel=_sentinel(allowed, calibration, blocks),
         )
         return Timed(tuple(block for block in blocks if loud or not block.reason), procedure)

@@ -245,7 +245,7 @@ INTERVALS: Final[dict[str, Callable[[Floats, Floats, int], tuple[float, float]]]
 
 
 def coverage(noise: Noise, blocks: int, batch: int) -> dict[str, list[float]]:
-    """For each interval: sessions of a batch in which it holds the true 1, and its log half-widths summed."""
+    """For each interval: sessions of a batch in which it holds the true 1, and its log half-widths, each at most 1, summed."""
     rng = np.random.default_rng([blocks, batch])
     found = {name: [0.0, 0.0] for name in INTERVALS}
     for trial in range(BATCH):
@@ -253,7 +253,7 @@ def coverage(noise: Noise, blocks: int, batch: int) -> dict[str, list[float]]:
         for name, interval in INTERVALS.items():
             low, high = interval(dense, sparse, trial)
             found[name][0] += low <= 1.0 <= high
-            found[name][1] += float(np.log(high / low)) / 2
+            found[name][1] += min(1.0, float(np.log(high / max(low, 1e-9))) / 2)
     return found
 
 
@@ -285,20 +285,22 @@ def simulate(trials: int, found: dict[str, Any], keep: Callable[[dict[str, Any]]
     if any(found.get(key) != value for key, value in head.items()):
         found.clear()
         found |= head | {"coverage": {}, "rates": {}}
-    noise = Noise(**found["noise"])
-    for count in _COUNTS:
-        for batch in range(_lacking(found["coverage"], str(count)), trials // BATCH):
-            report("coverage", batch, trials // BATCH, f"{count} blocks")
-            _add(found["coverage"], str(count), coverage(noise, count, batch))
-            keep(found)
-    for scene, bursts in SCENES.items():
-        for truth in _TRUTHS if not bursts.share else _TRUTHS[1:4]:
-            key = f"{scene} @{truth:g}"
-            for batch in range(_lacking(found["rates"], key), trials // BATCH):
-                report("verdicts", batch, trials // BATCH, f"{scene}, {truth:g} of the limit")
+    noise, batches = Noise(**found["noise"]), trials // BATCH
+    cells = [
+        (scene, truth) for scene, bursts in SCENES.items() for truth in (_TRUTHS[1:4] if bursts.share else _TRUTHS)
+    ]
+    for batch in range(batches):  # every cell grows alike: what is interrupted can be shown
+        for count in _COUNTS:
+            report("simulate", batch, batches, f"coverage, {count} blocks")
+            if _lacking(found["coverage"], str(count)) == batch:
+                _add(found["coverage"], str(count), coverage(noise, count, batch))
+                keep(found)
+        for scene, truth in cells:
+            report("simulate", batch, batches, f"{scene}, {truth:g} of the limit")
+            if _lacking(found["rates"], key := f"{scene} @{truth:g}") == batch:
                 _add(found["rates"], key, tally(noise, scene, truth, batch))
                 keep(found)
-    report("verdicts", 1, 1)
+    report("simulate", batches, batches)
 
 
 def _lacking(cells: dict[str, Any], key: str) -> int:

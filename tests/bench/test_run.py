@@ -13,8 +13,9 @@ from tailcut import codec
 from tailcut.bench import run as running
 from tailcut.bench.lock import machine_lock
 from tailcut.bench.run import bench
+from tailcut.bench.sentinel import Reading
 from tailcut.errors import InputError
-from tailcut.results import BandwidthPoint, BenchResult, Workload
+from tailcut.results import BandwidthPoint, BenchResult, Stopping, Workload
 
 WORK = Workload(prompt_tokens=4, new_tokens=8, context=32, threads=1, blocks=4, prefill_blocks=2)
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -84,6 +85,28 @@ def test_dense_and_sparse_take_turns_and_never_overlap(
     settling = len(order) - 16
     assert order[:settling] == [dense, sparse] * (settling // 2)
     assert order[settling:] == [dense, sparse, sparse, dense] * 4
+
+
+def test_a_stopped_session_says_how_it_went(
+    engines: dict[str, Any], fake: Any, make_package: Any, quiet: list[Reading]
+) -> None:
+    engines["fake"] = fake(settings=FAST)
+    quiet += [Reading(1.0, 2.0)] * 2 + [Reading(9.0, 2.0)]  # in the first block
+    work = replace(WORK, prefill_blocks=0, stopping=Stopping(at_least=1.5))
+    result = bench(make_package("dense"), make_package("sparse"), engines=["fake"], workload=work)
+    (engine,) = result.engines
+    procedure = engine.procedure("decode")
+    assert procedure is not None
+    assert engine.procedure("prefill") is None
+    assert engine.prefill_reason == "not asked for"
+    assert "clear of 1.5" in procedure.ended
+    assert [item.block for item in procedure.discarded] == [0]
+    assert "1 of 5 decode blocks were discarded because the machine was disturbed" in engine.cautions
+    assert engine.dense is not None
+    assert len(engine.dense.decode_ms) == len(engine.dense.others_cpu_share) == 4
+    assert engine.decode_speedup is not None
+    assert engine.decode_speedup.confidence == 0.95
+    assert codec.from_json(BenchResult, codec.to_json(result)) == result
 
 
 def test_an_absent_engine_is_not_measured(engines: dict[str, Any], fake: Any, make_package: Any) -> None:

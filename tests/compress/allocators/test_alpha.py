@@ -9,7 +9,7 @@ from tailcut import plugins
 from tailcut.allocation import NM, Budget, LayerScore, LayerScores
 from tailcut.compress.allocators import Granularity, Settings, alpha
 from tailcut.compress.allocators._budget import Vector, water_fill
-from tailcut.compress.allocators._values import block_means
+from tailcut.compress.allocators._values import block_means, linear_map
 from tailcut.errors import InputError
 
 REFERENCE = Path(__file__).parents[3] / ".." / "shared" / "reference" / "alpha"
@@ -69,6 +69,15 @@ def test_worked_example(granularity: Granularity) -> None:
     scores = made([[2.0], [3.0], [4.0]], [[1], [1], [2]])
     expected = [0.4558139535, 0.6511627907, 0.8465116279]
     assert sparsities(scores, Budget(0.7), 0.3, granularity) == pytest.approx(expected, abs=1e-10)
+
+
+def test_worked_example_step_by_step() -> None:
+    """t of equation 3, and the one factor eta between t and the sparsities."""
+    proportions = linear_map(np.array([2.0, 3.0, 4.0]), 0.3)
+    assert proportions == pytest.approx([0.7, 1.0, 1.3], abs=1e-15)
+    got = sparsities(made([[2.0], [3.0], [4.0]], [[1], [1], [2]]), Budget(0.7), 0.3)
+    assert got / proportions == pytest.approx([0.6511627907] * 3, abs=1e-10)
+    assert np.average(got, weights=[1, 1, 2]) == pytest.approx(0.7, abs=1e-15)
 
 
 @needs_reference

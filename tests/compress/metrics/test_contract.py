@@ -3,9 +3,12 @@
 from collections.abc import Callable
 from typing import Any, Final, cast, get_args
 
+import hypothesis
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tailcut import plugins
 from tailcut.bitmask import Array
@@ -191,6 +194,36 @@ def test_degenerate_matrices_have_a_finite_value_or_one_sentence(name: str, weig
         said, value = outcome(lambda: score(name, matrix).value)
     assert "\n" not in said
     assert bool(said) != np.isfinite(value)
+
+
+@st.composite
+def small_blocks(draw: st.DrawFn) -> list[Matrix]:
+    """Up to 3 matrices of up to 7 x 7 weights of few levels, of any size between 1e-6 and 1e6, with any inputs."""
+    level, size = st.sampled_from([-2.0, -1.0, 0.0, 0.0, 0.5, 1.0, 3.0]), 10.0 ** draw(st.integers(-6, 6))
+    matrices = []
+    for _ in range(draw(st.integers(1, 3))):
+        rows, columns = draw(st.integers(1, 7)), draw(st.integers(1, 7))
+        weight = np.array(draw(st.lists(level, min_size=rows * columns, max_size=rows * columns))) * size
+        energy = draw(st.lists(st.sampled_from([0.0, 1e-6, 1.0, 1e6]), min_size=columns, max_size=columns))
+        matrices.append(seen(weight.reshape(rows, columns), np.array(energy)))
+    return matrices
+
+
+@pytest.mark.parametrize("name", those("spectrum", "weight", "inputs", "block"))
+@hypothesis.settings(deadline=None, max_examples=25)  # a busy machine is no failure
+@given(block=small_blocks())
+def test_any_small_matrix_has_a_finite_value_or_one_sentence(name: str, block: list[Matrix]) -> None:
+    before = [np.array(matrix.weight) for matrix in block]
+
+    def value() -> float:
+        return (score_block(name, block) if METRICS[name].NEEDS == "block" else score(name, block[0])).value
+
+    with np.errstate(all="raise"):
+        said, found = outcome(value)
+    assert "\n" not in said
+    assert bool(said) != np.isfinite(found)
+    assert repr(outcome(value)) == repr((said, found))  # the same again, NaN or not
+    assert all(np.array_equal(np.asarray(one.weight), copy) for one, copy in zip(block, before, strict=True))
 
 
 @single

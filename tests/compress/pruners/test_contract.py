@@ -3,8 +3,11 @@
 from dataclasses import fields
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tailcut import plugins
 from tailcut.allocation import NM, Dense, Pattern, Unstructured
@@ -37,6 +40,35 @@ def collected(stats: Statistics) -> dict[str, torch.Tensor]:
     """The tensors that the pruner asked for."""
     found = {field.name: getattr(stats, field.name) for field in fields(stats)}
     return {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
+
+
+@st.composite
+def small_problems(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, Pattern]:
+    """Weights [1 … 5, 4 … 16] of few levels, inputs that may be silent or alike, any pattern."""
+    rows, groups = draw(st.integers(1, 5)), draw(st.integers(1, 4))
+    level = st.sampled_from([-3.0, -1.0, -0.5, 0.0, 0.5, 1.0, 1.0001])
+    weight = torch.tensor(draw(st.lists(level, min_size=rows * groups * 4, max_size=rows * groups * 4)))
+    inputs = torch.randn(2, 3, groups * 4, generator=torch.Generator().manual_seed(draw(st.integers(0, 99))))
+    scale = st.sampled_from([0.0, 1e-3, 1.0, 1.0, 1e3])
+    inputs = inputs * torch.tensor(draw(st.lists(scale, min_size=groups * 4, max_size=groups * 4)))
+    pattern = draw(st.builds(Unstructured, st.floats(0.0, 1.0)) | st.builds(NM, st.integers(1, 4), st.just(4)))
+    return weight.reshape(rows, groups * 4), inputs, pattern
+
+
+@pytest.mark.parametrize("name", PRUNERS)
+@hypothesis.settings(deadline=None, max_examples=40)  # a busy machine is no failure
+@given(problem=small_problems())
+def test_any_small_problem_is_solved_as_planned(name: str, problem: tuple[torch.Tensor, torch.Tensor, Pattern]) -> None:
+    weight, inputs, pattern = problem
+    module, before = plugins.load("tailcut.compress.pruners", name), weight.clone()
+    sums = Accumulator(weight.shape[1], module.NEEDS)
+    sums.add(inputs, len(inputs))
+    pruned = module.prune(weight, pattern, sums.result())
+    assert torch.equal(weight, before)
+    assert torch.isfinite(pruned).all()
+    require_plan("matrix", weight, pruned, pattern)
+    assert not pruned[weight == 0].any() or module.NEEDS == "hessian"  # only those that correct weights make new ones
+    assert torch.equal(module.prune(weight, pattern, sums.result()), pruned)
 
 
 def test_the_pruners_are_there() -> None:

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from tailcut.allocation import NM, Unstructured
+from tailcut.compress.masks import removal_mask
 from tailcut.compress.pruners import magnitude, wanda
-from tailcut.compress.pruners.sparsegpt import BLOCK, DAMPING, inverse_factor, prune, prune_levels
+from tailcut.compress.pruners.sparsegpt import BLOCK, DAMPING, inverse_factor, prune, prune_levels, sweep
 from tailcut.compress.statistics import Statistics
 from tailcut.errors import InputError
 
@@ -37,6 +38,16 @@ def test_two_by_two_by_hand() -> None:
     assert float(pruned[0, 1]) == pytest.approx(7 / 3, abs=0.01)  # undamped: 2.3333; damping moves it by 0.003
 
 
+def test_two_by_two_without_damping() -> None:
+    """Removing w0 costs its saliency, w0^2 / [H^-1]_00 = 5 / 3, which is dw^T H dw of what it does to the row."""
+    hessian, weight = torch.tensor([[2.0, 1.0], [1.0, 3.0]]), torch.tensor([[1.0, 2.0]])
+    factor = torch.linalg.cholesky(torch.linalg.inv(hessian), upper=True)
+    pruned = sweep(weight.clone(), factor, torch.zeros(2, dtype=torch.bool), Unstructured(0.5))
+    assert pruned[0].tolist() == pytest.approx([0.0, 2.3333333], abs=1e-6)
+    assert float(1.0 / factor[0, 0] ** 2) == pytest.approx(1.6666667, abs=1e-6)
+    assert output_error(pruned - weight, hessian) == pytest.approx(1.6666667, abs=1e-6)
+
+
 def test_factor_reproduces_the_damped_inverse() -> None:
     hessian = random_hessian(40, 0)
     factor = inverse_factor(hessian).double()
@@ -59,6 +70,21 @@ def test_diagonal_hessian_ranks_as_wanda_does() -> None:
     weight, diagonal = torch.randn(1, 100, generator=generator), 4.0 ** torch.randint(0, 3, (100,), generator=generator)
     stats = stats_of(diagonal.diag())
     assert torch.equal(prune(weight, Unstructured(0.5), stats) == 0, wanda.prune(weight, Unstructured(0.5), stats) == 0)
+
+
+def test_diagonal_hessian_differs_from_wanda_only_by_what_is_compared() -> None:
+    """Wanda's score (with the damped norms), but ranked over all rows of 128 columns, not row by row."""
+    generator = torch.Generator().manual_seed(3)
+    weight, diagonal = (
+        torch.randn(12, BLOCK + 72, generator=generator),
+        torch.rand(BLOCK + 72, generator=generator) + 0.1,
+    )
+    pattern = Unstructured(0.5)
+    removed = prune(weight, pattern, stats_of(diagonal.diag())) == 0
+    score = wanda.importance(weight, diagonal + DAMPING[0] * diagonal.mean())
+    parts = [removal_mask(part, pattern, per_row=False) for part in (score[:, :BLOCK], score[:, BLOCK:])]
+    assert torch.equal(removed, torch.cat(parts, dim=1))
+    assert not torch.equal(removed, removal_mask(score, pattern, per_row=True))
 
 
 def test_isotropic_inputs_give_magnitude() -> None:

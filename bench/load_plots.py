@@ -20,12 +20,12 @@ _STYLES: Final = (("dense", BLUE, "o-"), ("sparse", RED, "s--"))
 
 def load_svg(result: LoadResult) -> bytes:
     """A row of panels for each engine that has points; the same result gives the same bytes."""
-    from matplotlib import rc_context
-
     panels = [panel for engine in result.engines for panel in _panels(engine)]
     columns = min(3, max(1, len(panels)))
     rows = max(1, -(-len(panels) // columns))
-    made, axes = figure(columns, rows, width=4.4 * columns, height=3.3 * rows)
+    made, axes = figure(columns, rows, width=4.4 * columns, height=3.3 * rows)  # says so where there is no matplotlib
+    from matplotlib import rc_context
+
     for axis, (title, draw) in zip(axes, panels, strict=False):
         axis.set_title(plain(title), fontsize=10)
         draw(axis)
@@ -64,15 +64,20 @@ def _throughput(axis: Axis, points: Sequence[LoadPoint]) -> None:
 
 
 def _latency(axis: Axis, points: Sequence[LoadPoint], of: Callable[[LoadSide], Latency | None]) -> None:
-    """Medians, with a band from there to the 99th percentile."""
+    """Medians, and 99th percentiles as thin lines with open marks; both often lie far apart, hence a logarithmic axis."""
+    from matplotlib.ticker import LogFormatter
+
     for place, (role, colour, style) in enumerate(_STYLES):
         sides = [(point.streams, of(side)) for point in points if (side := _sides(point)[place])]
         seen = [(count, latency) for count, latency in sides if latency]
         counts = [count for count, _ in seen]
         axis.plot(counts, [latency.p50 for _, latency in seen], style, color=colour, label=f"{role}, median")
-        low, high = [latency.p50 for _, latency in seen], [latency.p99 for _, latency in seen]
-        axis.fill_between(counts, low, high, color=colour, alpha=0.15, linewidth=0, label=f"{role}, to p99")
-    axis.set(xlabel="streams", ylabel="ms")
+        high = [latency.p99 for _, latency in seen]
+        axis.plot(counts, high, style, color=colour, linewidth=0.8, markerfacecolor="none", label=f"{role}, p99")
+    axis.set_yscale("log")
+    axis.yaxis.set_major_formatter(LogFormatter())  # plain numbers, not powers
+    axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.5)))
+    axis.set(xlabel="streams", ylabel="ms, logarithmic")
     _finish(axis, [point.streams for point in points])
 
 
@@ -89,6 +94,7 @@ def _finish(axis: Axis, places: Sequence[int]) -> None:
     """Powers of two at equal distances, named as they are."""
     axis.set_xscale("log", base=2)
     axis.set_xticks(sorted(set(places)), labels=[str(place) for place in sorted(set(places))])
-    axis.minorticks_off()
-    axis.set_ylim(bottom=0)
+    axis.tick_params(axis="x", which="minor", bottom=False)
+    if axis.get_yscale() == "linear":
+        axis.set_ylim(0, 1.08 * axis.get_ylim()[1])
     axis.legend(frameon=False, fontsize=8)

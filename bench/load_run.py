@@ -93,7 +93,7 @@ class _Job:
         reason = engine.available()
         if reason is None and not self.plan.contexts and not _serves(engine):
             reason = _NO_SERVING
-        for role in ROLES:
+        for role in ROLES if reason is None else ():
             unfit = engine.unfit(self.session.packages[role], self.plan.opening)
             reason = reason or (f"{role} package: {unfit}" if unfit else None)
         if reason:

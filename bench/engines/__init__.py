@@ -17,7 +17,10 @@ PHASES: tuple[Phase, ...] = ("prefill", "decode")
 
 
 class Engine(Protocol):
-    """What a file in this folder provides."""
+    """What a file in this folder provides.
+
+    It may also say `SERVES = True`: its worker answers `serve`, many sequences over one copy of the weights.
+    """
 
     SEPARATE_PHASES: bool  # True: prefill and decode are different graphs, each in a fresh process
     COMPRESSES: bool  # True: the engine holds sparse weights compressed, in a format of its own

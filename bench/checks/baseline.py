@@ -77,6 +77,9 @@ def _incomparable(subject: Subject, old: BenchResult, engine: EngineResult | Non
             return f"the baseline was measured with {field} {then}, this result with {now}; measure both alike"
     if engine is None or engine.status != "measured":
         return f"the baseline holds no measurement of {subject.engine}"
+    procedure = engine.procedure("decode")
+    if procedure is not None and procedure.loud:
+        return "the machine was disturbed in nearly all blocks of the baseline; measure it again when it is quieter"
     new = subject.measured
     device, before = (one.sparse.evidence.get("device") if one.sparse else None for one in (new, engine))
     return f"the baseline ran on {before}, this result on {device}" if device != before else None

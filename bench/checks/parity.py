@@ -52,7 +52,11 @@ def _exported(package: Path, limit: float) -> Check:
         gap = _gap(read_manifest(package))
     except InputError as error:
         return missing(name, limit, str(error))
-    return exact(name, gap, limit, at_least=False) if gap is not None else missing(name, limit, "it was not checked")
+    return (
+        exact(name, gap, limit, at_least=False)
+        if gap is not None
+        else missing(name, limit, "the manifest holds no parity: it was exported without a check")
+    )
 
 
 def _gap(manifest: Manifest) -> float | None:

@@ -244,6 +244,9 @@ def test_a_baseline_is_compared_on_the_same_machine_and_workload_only() -> None:
         verdict = judge(Subject(new, baseline=baseline), limit)
         assert {check.outcome for check in verdict.checks} == {"inconclusive"}
         assert all(words in check.sentence and check.value is None for check in verdict.checks)
+    disturbed = judge(Subject(new, baseline=loud(old)), limit)
+    assert {check.outcome for check in disturbed.checks} == {"inconclusive"}
+    assert "of the baseline" in disturbed.checks[0].sentence
     both_nameless = replace(new, machine=nameless.machine)
     assert judge(Subject(both_nameless, baseline=nameless), limit).outcome == "inconclusive"
 

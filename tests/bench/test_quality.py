@@ -1,6 +1,7 @@
 """Perplexity of a pair: the definition, the pairing, the tokenizer's own rule, packages against torch."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,32 @@ def test_a_package_scores_as_torch_does(tiny_model: Any, tmp_path: Path) -> None
     np.testing.assert_allclose(quality.dense_nll, want, atol=31 * 1e-4)
     assert quality.ratio.value == 1.0
     assert quality.measured_with == "onnxruntime"
+
+
+def test_kl_of_packages_is_that_of_torch_on_their_directories(tiny_model: Any, tmp_path: Path, tailcut: Any) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    from tailcut.export.run import export
+
+    other = tmp_path / "other"
+    shutil.copytree(tiny_model("llama"), other)
+    rng = np.random.default_rng(0)
+    weights = load_file(other / "model.safetensors")
+    noisy = {name: array + 0.02 * rng.standard_normal(array.shape, np.float32) for name, array in weights.items()}
+    save_file(noisy, other / "model.safetensors", {"format": "pt"})
+    text = tmp_path / "t.txt"
+    text.write_text("some text to score, " * 20)
+    for source, name in ((tiny_model("llama"), "a"), (other, "b")):
+        export(source, tmp_path / name, check=False)
+    found = []
+    for pair in ((tmp_path / "b", tmp_path / "a"), (other, tiny_model("llama"))):
+        flags = ("--text", text, "--context", "32", "--windows", "3", "--kl", "--json")
+        code, out, err = tailcut("perplexity", pair[0], "--against", pair[1], *flags)
+        assert code == 0, err
+        found.append(json.loads(out)["kl_nats"])
+    assert min(found[0]) > 1e-3
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-3)  # float32 logits by two programs; a KL is a small difference of them
+    assert tailcut("perplexity", tmp_path / "a", "--kl")[0] == 2
 
 
 def test_the_kernels_score_the_same_weights(tiny_model: Any, tmp_path: Path) -> None:

@@ -39,6 +39,9 @@ def command(
     engine: Annotated[
         str, typer.Option(help="What runs a package: onnxruntime, or tailcut (its kernels, int8 activations and all).")
     ] = "onnxruntime",
+    kl: Annotated[
+        bool, typer.Option("--kl", help="With --against: also KL(dense || TARGET) of the next token.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Perplexity of TARGET on a text: exp of the mean negative log-likelihood per token.
@@ -50,6 +53,10 @@ def command(
         raise InputError(f"precision must be float32 or bfloat16, got {precision!r}")
     if batch < 1 or windows < 0:
         raise InputError(f"batch must be at least 1 and windows at least 0, got {batch} and {windows}")
+    if kl and (against is None or _is_package(target) != _is_package(against) or engine != "onnxruntime"):
+        raise InputError(
+            "--kl compares two directories, or two packages in onnxruntime: give --against of the same kind"
+        )
     content = read_text(demo_heldout() if text == "demo" else Path(text))
     if engine not in ENGINES:
         raise InputError(f"engine must be {' or '.join(ENGINES)}, got {engine!r}")
@@ -59,10 +66,11 @@ def command(
             _nll(directory, tokens, device, batch, precision, engine, report)
             for directory in ((target,) if against is None else (against, target))
         ]
+        divergence = _kl(against, target, tokens, device, batch, report) if kl and against is not None else None
     if against is None:
         _show_one(target, scores[0], content, tokens, bos, engine, json)
     else:
-        _show_pair(scores, content, context, bos, (against, target), engine, json)
+        _show_pair(scores, content, context, bos, (against, target), engine, json, divergence)
 
 
 def _is_package(target: Path) -> bool:
@@ -83,16 +91,28 @@ def _nll(target: Path, tokens: Tokens, device: str, batch: int, precision: str, 
     if _is_package(target):
         from tailcut.bench.quality import package_nll
 
-        threads, length = len(os.sched_getaffinity(0)), int(tokens.shape[1])
-        workload = Workload(
-            batch=1, prompt_tokens=length, new_tokens=1, context=length + 1, threads=threads, blocks=1, seed=0
-        )
-        return package_nll(target, tokens, workload, report, engine_name=engine)
+        return package_nll(target, tokens, _workload(tokens), report, engine_name=engine)
     from tailcut.compress.perplexity import directory_nll
     from tailcut.compress.resident import Forward
 
     chosen = cast(Forward, precision)
     return directory_nll(target, tokens, device=device, batch=batch, precision=chosen, report=report)
+
+
+def _kl(dense: Path, sparse: Path, tokens: Tokens, device: str, batch: int, report: Reporter) -> Nll:
+    """KL(dense || sparse) of each window, nats a position, float64 [windows]."""
+    if _is_package(sparse):
+        from tailcut.bench.quality import package_kl
+
+        return package_kl(dense, sparse, tokens, _workload(tokens), report)
+    from tailcut.compress.divergence import directory_kl
+
+    return directory_kl(sparse, dense, tokens, device=device, batch=batch, report=report)
+
+
+def _workload(tokens: Tokens) -> Workload:
+    threads, length = len(os.sched_getaffinity(0)), int(tokens.shape[1])
+    return Workload(batch=1, prompt_tokens=length, new_tokens=1, context=length + 1, threads=threads, blocks=1, seed=0)
 
 
 def _show_one(target: Path, nll: Nll, text: EvalText, tokens: Tokens, bos: int | None, engine: str, json: bool) -> None:
@@ -118,7 +138,14 @@ def _show_one(target: Path, nll: Nll, text: EvalText, tokens: Tokens, bos: int |
 
 
 def _show_pair(
-    scores: list[Nll], text: EvalText, context: int, bos: int | None, pair: tuple[Path, Path], engine: str, json: bool
+    scores: list[Nll],
+    text: EvalText,
+    context: int,
+    bos: int | None,
+    pair: tuple[Path, Path],
+    engine: str,
+    json: bool,
+    kl_nats: Nll | None,
 ) -> None:
     from tailcut.bench.quality import compare
 
@@ -132,6 +159,7 @@ def _show_pair(
         bos=bos,
         notes=notes,
         measured_with=_measured_with(pair[1], engine),
+        kl_nats=kl_nats,
     )
     if json:
         print(codec.to_json(quality), end="")
@@ -140,6 +168,8 @@ def _show_pair(
     print(f"dense  {quality.dense_perplexity:.4f}")
     print(f"sparse {quality.sparse_perplexity:.4f}")
     print(f"ratio  {ratio.value:.4f} [{ratio.low:.4f}, {ratio.high:.4f}]")
+    if kl_nats is not None:
+        print(f"KL     {kl_nats.mean():.4f} nats from dense")
     print(f"{quality.tokens_scored} tokens of {text.name} scored, context {context}")
     for note in notes:
         print(f"note: {note}")

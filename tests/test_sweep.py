@@ -253,6 +253,15 @@ def test_a_full_disk_and_absent_engines_are_said_before_any_work(
     assert fake.sessions == []
 
 
+def test_a_directory_with_something_else_in_it_is_left_alone(fake: Fake, grid: Grid, tmp_path: Path) -> None:
+    package = tmp_path / "dense" / "model.onnx"  # as `tailcut run` leaves it
+    package.parent.mkdir()
+    package.touch()
+    with pytest.raises(InputError, match="something else than a sweep"):
+        sweep.sweep(grid, tmp_path)
+    assert package.exists()
+
+
 def test_what_a_point_depends_on_is_in_its_key(grid: Grid, tmp_path: Path) -> None:
     def keys(**changes: Any) -> set[str]:
         changed = replace(grid, recipe=replace(grid.recipe, **changes))

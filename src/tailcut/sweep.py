@@ -44,6 +44,7 @@ from tailcut.sweep_work import (
 Record = Callable[[Sequence[SweepPoint]], object]
 # of the float32 model: packages with fewer bits keep their embedding, which is most of a small model
 _SHARE: Final = {"float32": 1.0, "float16": 0.7, "bfloat16": 0.7, "int8": 0.7, "int4": 0.7}
+_LOCK: Final = ".sweep.lock"  # also says whose directory it is
 _SPARE: Final = 1.15  # temporaries, tokenizers, graphs
 
 
@@ -176,9 +177,14 @@ def journal(out: Path) -> tuple[SweepPoint, ...]:
 
 @contextmanager
 def directory_lock(out: Path, report: Reporter = silent) -> Iterator[None]:
-    """One sweep at a time in a directory; a second one waits and then finds the work done."""
+    """One sweep at a time in a directory; a second one waits and then finds the work done.
+
+    InputError if something else lies there: a sweep clears away what it made, by name.
+    """
+    if out.exists() and not (out / _LOCK).exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: holds something else than a sweep; name an empty or a new directory")
     out.mkdir(parents=True, exist_ok=True)
-    handle = os.open(out / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    handle = os.open(out / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

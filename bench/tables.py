@@ -61,7 +61,7 @@ def procedure_table(result: BenchResult) -> Table:
             engine.engine,
             one.phase,
             str(one.measured_blocks),
-            str(len(one.discarded)) + (" (loud: none could be)" if one.loud else ""),
+            str(len(one.discarded)) + (" (never quiet enough to tell)" if one.loud else ""),
             f"{one.settling_visits} visits, then {one.warmup_steps} steps",
             f"{one.seconds:.0f} s",
             one.ended,

@@ -34,7 +34,8 @@ def options(name: str) -> set[str]:
             (one for one in get_args(hints[parameter.name]) if isinstance(one, typer.models.OptionInfo)), None
         )
         if option is not None:
-            found |= set(option.param_decls or ()) | {f"--{parameter.name.replace('_', '-')}"}
+            # the first of the written names is where a default used to stand
+            found |= {f"--{parameter.name.replace('_', '-')}", str(option.default), *(option.param_decls or ())}
     return found
 
 

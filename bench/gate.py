@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tailcut.bench import checks
 from tailcut.bench.checks import Case, Subject
-from tailcut.bench.checks._judging import undecided
+from tailcut.bench.checks._judging import missing, undecided
 from tailcut.bench.policy import Policy, keys
 from tailcut.results import BenchResult, Check, EngineResult, Outcome, PackageFacts, Verdict
 
@@ -31,7 +31,7 @@ def judge(subject: Subject | BenchResult, policy: Policy) -> Verdict:
             limits = policy.of(name, engine)
             if limits is not None and engine not in absent:
                 made = checks.load(name).check(replace(subject, engine=engine), limits)
-                found += [replace(one, engine=engine) for one in made]
+                found += [replace(one, engine=engine) for one in made or (missing(name),)]
     return _verdict(found, subject.result, engines, policy)
 
 

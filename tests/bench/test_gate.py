@@ -264,6 +264,13 @@ def test_the_perplexity_of_a_baseline_is_paired_by_windows() -> None:
     assert check.value == pytest.approx(1.01005, rel=1e-4)  # exp(0.01)
 
 
+def test_a_limit_that_finds_nothing_to_judge_fails() -> None:
+    """Answers to no task at all: there is no task to have lost anything on."""
+    answers = SEEDED.seeded_answers(0.0)
+    none = replace(answers, models=tuple(replace(model, right={}) for model in answers.models))
+    assert judge(Subject(seeded_result(speedup=2.0), tasks=none), Policy({"max_task_drop": 0.02})).outcome == "fail"
+
+
 def test_a_package_without_facts_is_not_small() -> None:
     result = replace(seeded_result(speedup=2.0), sparse=PackageFacts("", 0, 0.0, 0.0, 0))
     assert outcome(result, max_size_mb=1.0, max_size_ratio=0.1) == "fail"

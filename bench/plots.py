@@ -109,7 +109,9 @@ def _blocks(engine: EngineResult) -> Drawn:
     made, (axis,) = figure()
     for side, colour, marker, line in _sides(engine):
         medians = [float(np.median(block)) for block in side.decode_ms if block]
-        axis.plot(range(1, len(medians) + 1), medians, marker, linestyle=line, color=colour, label=side.role)
+        style = {"linestyle": line, "color": colour, "label": side.role}
+        # marks of a long session would hide its lines
+        axis.plot(range(1, len(medians) + 1), medians, marker, markersize=6 if len(medians) < 20 else 3, **style)
     axis.set(xlabel="ABBA block", ylabel="median step, ms")
     axis.set_ylim(0, 1.12 * axis.get_ylim()[1])
     axis.xaxis.get_major_locator().set_params(integer=True)

@@ -99,6 +99,8 @@ def open_job(grid: Grid, out: Path, report: Reporter) -> Job:
 
     recipe = grid.recipe
     text = read_text(demo_heldout() if recipe.text == "demo" else Path(recipe.text))
+    if recipe.calibration != "demo" and not recipe.calibration.startswith("datasets:"):
+        read_text(Path(recipe.calibration))  # now, not after the dense baselines
     return Job(grid, out, Checkpoint(Path(recipe.model)).fingerprint(), describe_machine(), text, report)
 
 
@@ -216,5 +218,7 @@ def require_room(job: Job, rows: Sequence[Wanted], keep: bool) -> None:
 
 def require_points(points: Sequence[SweepPoint]) -> None:
     """InputError where there is nothing to say anything about."""
-    if not any(point.ms for point in points):
-        raise InputError("no point of the sweep could be measured; the table names the reasons")
+    cut = [point for point in points if not point.dense]
+    if not any(point.ms for point in cut):
+        reason = next((point.reason for point in cut if point.reason), "none was asked for")
+        raise InputError(f"no cut model could be measured: {reason}")

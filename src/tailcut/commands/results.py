@@ -79,6 +79,8 @@ def list_results(
         return
     for row in rows:
         print(_line(row))
+    if not rows:
+        print("nothing recorded fits")
 
 
 @app.command()

@@ -21,8 +21,7 @@ def command(
         str, typer.Argument(metavar="MODEL|RECIPE.yaml", help="A Hugging Face directory, or a recipe with lists in it.")
     ],
     out: Annotated[Path, typer.Option("--output", "-o", help="The sweep's directory; run again to resume.")],
-    drawn: CalibrationText,
-    stored: StoreFile,
+    *,
     allocator: Annotated[str | None, typer.Option(help="Comma-separated. [default: alpha,uniform]")] = None,
     sparsity: Annotated[str | None, typer.Option(help="Fractions of zeros. [default: 0.5,0.6,0.7,0.8]")] = None,
     pattern: Annotated[
@@ -55,6 +54,8 @@ def command(
     max_ppl_ratio: Annotated[
         float | None, typer.Option(help="Recommend the fastest whose perplexity over dense stays below this.")
     ] = None,
+    drawn: CalibrationText,
+    stored: StoreFile,
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep every model and package; needs the disk for them.")
     ] = False,

@@ -87,7 +87,14 @@ class _Job:
         except MissingEnvironmentError as error:  # what was measured before it stays
             self._put(replace(_of(self.result, name), reason=str(error)))
         done = _of(self.result, name)
-        self._put(replace(done, cautions=(*streams.cautions(done, self.plan), *contexts.cautions(done))))
+        self._put(
+            replace(
+                done,
+                streams=tuple(sorted(done.streams, key=lambda point: self.plan.streams.index(point.streams))),
+                contexts=tuple(sorted(done.contexts, key=lambda point: self.plan.contexts.index(point.context))),
+                cautions=(*streams.cautions(done, self.plan), *contexts.cautions(done)),
+            )
+        )
 
     def _require_fit(self, engine: Engine) -> None:
         reason = engine.available()

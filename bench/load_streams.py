@@ -178,8 +178,8 @@ def cautions(engine: EngineLoad, plan: LoadPlan) -> tuple[str, ...]:
 def _outrun(point: LoadPoint, rate: float) -> list[str]:
     sides = [(role, side.visits[-1][-1].waiting) for role, side in _roles(point) if side is not None]
     return [
-        f"{rate:g} requests a second are more than the {role} side serves in {point.streams} slots: {waiting} were waiting "
-        "at the end, so its times to first tokens grow with the run"
+        f"a rate of {rate:g} a second is more than the {role} side serves with {stated(point.streams)}: {waiting} requests "
+        "were waiting at the end, so its times to first tokens grow with the run"
         for role, waiting in sides
         if waiting > 2 * point.streams
     ]

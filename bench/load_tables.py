@@ -124,7 +124,9 @@ def _context_row(point: ContextPoint) -> tuple[str, ...]:
 
 
 def _asked(plan: LoadPlan) -> str:
-    arrivals = "each asks again at once" if plan.rate is None else f"{plan.rate:g} requests a second arrive"
+    arrivals = (
+        "each asks again at once" if plan.rate is None else f"requests arrive at a rate of {plan.rate:g} a second"
+    )
     return f"{arrivals}; prompt {plan.prompt_tokens}, {plan.new_tokens} new tokens, {_threads(plan)}"
 
 

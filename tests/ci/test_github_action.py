@@ -148,6 +148,15 @@ def test_a_wrong_policy_has_no_verdict(job: Any) -> None:
     assert done.uploads == []
 
 
+def test_a_measurement_that_cannot_be_made_stops_the_job_and_ends_the_silence(job: Any) -> None:
+    """Commands are read again after the failed step, and nothing is judged."""
+    done = job(policy="pass.yaml", dense="none", sparse="none", engines="onnxruntime")
+    assert done.failed == 2
+    assert done.outputs == {}
+    (token,) = re.findall(r"::stop-commands::(\w+)", done.log)
+    assert done.log.rstrip().endswith(f"::{token}::")
+
+
 def test_names_cannot_command_the_runner(job: Any, project: Any) -> None:
     """What the gate prints stands between two marks of the job's own, and is not read for commands."""
     result = json.loads((project.path / "result.json").read_text())

@@ -79,7 +79,7 @@ def _session(label: str, session: dict[str, Any]) -> str:
     text = (
         f"Real runs, {label}: {len(trials)} trials of the package {session['package']['name']} against itself, "
         f"{work['threads']} threads, {work['new_tokens']} steps a block and side, fresh processes for each; {lost} of {blocks} "
-        f"blocks disturbed, {sum(trial['loud'] for trial in trials)} trials too loud to judge. {machine['cpu']}, "
+        f"blocks discarded, {sum(trial['loud'] for trial in trials)} trials too loud to judge. {machine['cpu']}, "
         f"{machine['cores']} cores, commit {machine['commit']}. Seconds: until the verdict, from the first block on."
     )
     head = [

@@ -31,7 +31,7 @@ def test_a_against_a_covers_one_at_least_as_often_as_stated(confidence: float, b
         ratio = median_ratio(*pair, confidence=confidence, seed=trial, resamples=300)
         covered += ratio.low <= 1.0 <= ratio.high
         centre.append(ratio.value)
-    # two binomial standard errors below what is stated: percentiles of the bootstrap fall through it with 3 and 4 blocks
+    # two binomial standard errors below what is stated
     assert covered / trials > confidence - 2 * np.sqrt(confidence * (1 - confidence) / trials)
     assert abs(np.mean(centre) - 1) < 0.01  # noise of one median ratio is about 2 %, its mean over 150 far less
 

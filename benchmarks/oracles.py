@@ -173,6 +173,8 @@ def _by_block(
     names: list[str], options: argparse.Namespace, tokens: CalibrationTokens, output: Output, until: float
 ) -> None:
     """Each on the blocks that it has not seen; the pruners in one pass of the model."""
+    if not names:
+        return
     dense, left = Dense(options.model), dict[str, set[int]]()
     for name in names:
         seen = {row["block"] for row in output.tests.get(name, {"rows": []})["rows"]}

@@ -27,6 +27,7 @@ import cpu_rows
 import gate_errors
 import gate_errors_table
 import numpy as np
+import oracles_table
 
 from tailcut import codec
 from tailcut.bench import gpu_tables
@@ -186,6 +187,11 @@ def alloc_table() -> str:
     return alloc_table_render.render(json.loads((RESULTS / "alloc_table.json").read_bytes()))
 
 
+def alloc_oracles() -> str:
+    """Ours beside the public implementations, on the same weights and activations."""
+    return oracles_table.render(json.loads((RESULTS / "alloc_oracles.json").read_bytes()))
+
+
 def alloc_table_outliers() -> str:
     """How much of those differences a few windows make."""
     return alloc_table_render.render_outliers(json.loads((RESULTS / "alloc_table.json").read_bytes()))
@@ -231,6 +237,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "alloc_table": alloc_table,
     "alloc_table_outliers": alloc_table_outliers,
     "alloc_bits": bits,
+    "alloc_oracles": alloc_oracles,
     "alloc_zero_shot": zero_shot,
     "cpu_decode": decode,
     "cpu_engines": partial(engines, "cpu_engines.json"),

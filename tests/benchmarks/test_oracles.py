@@ -205,7 +205,7 @@ def test_numbers_of_other_units_are_refused(compare: Any) -> None:
     ("test", "row", "wrong"),
     [
         ("alpha-metrics", {"metric": "alpha_mid", "theirs": 2.0}, {"ours_on_their_eigenvalues": (2.00001, 2.001)}),
-        ("alpha-ratios", {}, {"difference_on_their_metric": ({"most": 1e-12}, {"most": 1e-6})}),
+        ("alpha-ratios", {"above_one": 0}, {"difference_on_their_metric": ({"most": 1e-12}, {"most": 1e-6})}),
         ("owl", {}, {"difference": ({"most": 1e-9}, {"most": 1e-3})}),
         ("lamp", {}, {"difference_from_every_weight": ({"most": 1e-6}, {"most": 1e-3})}),
         ("dsnot", {"weights": 1000}, {"differ_with_their_variance": (0, 4)}),
@@ -218,3 +218,9 @@ def test_every_other_limit_sees_a_seeded_difference(
     ((key, values),) = wrong.items()
     passed = [all(one.passed for one in table.checks({"tests": {test: {"rows": [row | {key: v}]}}})) for v in values]
     assert passed == [True, False]
+
+
+def test_a_published_sparsity_above_one_is_no_difference(load_script: Callable[[str], Any]) -> None:
+    """No matrix can lose more than all of itself; ours is capped there."""
+    rows = [{"above_one": 2, "difference_on_their_metric": {"most": 0.1}}]
+    assert all(one.passed for one in load_script("oracles_table").checks({"tests": {"alpha-ratios": {"rows": rows}}}))

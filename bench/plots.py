@@ -86,7 +86,8 @@ def _distribution(engine: EngineResult) -> Drawn:
     low, high = _window(list(times.values()))
     for side, colour, marker, line in _sides(engine):
         own = times[side.role]
-        axis.step(own, np.arange(1, own.size + 1) / own.size, color=colour, linestyle=line, label=side.role)
+        shares = np.arange(1, own.size + 1) / own.size
+        axis.step(own, shares, color=colour, linestyle=line, label=side.role, where="post")
         axis.plot([np.median(own)], [0.5], marker, color=colour, markersize=7)
     axis.set(xlabel="decode step, ms", ylabel="share of steps", ylim=(0, 1.02), xlim=(low, high))
     axis.legend(frameon=False, loc="lower right")
@@ -127,23 +128,21 @@ def _steps(side: Side) -> npt.NDArray[np.float64]:
 def of_roofline(result: BenchResult) -> list[Drawn]:
     """Tokens a second of each side beside what memory allows, and latency against sparsity."""
     engines = measured(result)
-    return [_against_memory(result, engines), _latency_by_sparsity(result, engines)] if engines else []
+    return [_against_memory(engines), _latency_by_sparsity(result, engines)] if engines else []
 
 
-def ceiling(result: BenchResult, side: Side) -> float | None:
+def ceiling(side: Side) -> float | None:
     """Tokens a second that the measured bandwidth allows; None where the bytes fit in cache."""
-    if side.roofline.share is None or not side.roofline.bytes_per_token:
-        return None
     return side.tokens_per_second / side.roofline.share if side.roofline.share else None
 
 
-def _against_memory(result: BenchResult, engines: Sequence[EngineResult]) -> Drawn:
+def _against_memory(engines: Sequence[EngineResult]) -> Drawn:
     rows = [(engine, *row) for engine in engines for row in _sides(engine)]
     made, (axis,) = figure(height=1.3 + 0.42 * len(rows))
     for place, (_, side, colour, _, _) in enumerate(rows):
         hatch = "//" if side.role == "sparse" else ""
         axis.barh(place, side.tokens_per_second, color=colour, hatch=hatch, edgecolor="white", height=0.62)
-        limit = ceiling(result, side)
+        limit = ceiling(side)
         if limit is not None:
             axis.plot([limit, limit], [place - 0.4, place + 0.4], color="black", linewidth=2)
         share = f" ({side.roofline.share:.0%})" if side.roofline.share else ""

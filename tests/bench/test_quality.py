@@ -134,7 +134,9 @@ def test_kl_of_packages_is_that_of_torch_on_their_directories(tiny_model: Any, t
         assert code == 0, err
         found.append(json.loads(out)["kl_nats"])
     assert min(found[0]) > 1e-3
-    np.testing.assert_allclose(found[0], found[1], rtol=1e-3)  # float32 logits by two programs; a KL is a small difference of them
+    np.testing.assert_allclose(
+        found[0], found[1], rtol=1e-3
+    )  # float32 logits by two programs; a KL is a small difference of them
     assert tailcut("perplexity", tmp_path / "a", "--kl")[0] == 2
 
 

@@ -119,8 +119,8 @@ def rows_of(options: argparse.Namespace, group: str, plan: Plan) -> Iterator[Row
     Dense rows of other engines stand in their own group; in another one those that --engines names.
     """
     root: Path = options.packages
-    if not (root / group).is_dir():
-        raise InputError(f"{root / group}: no such package; make it with benchmarks/cpu_packages.py")
+    if not any((root / f"{group}{suffix}").is_dir() for suffix in PACKAGES):
+        raise InputError(f"{root / group}: no such packages; make them with benchmarks/cpu_packages.py")
     dense = [pair for pair in DENSE if group == "dense" or pair[0] in options.engines]
     pairs = [*OWN_FORMAT, *REFERENCES, *dense]
     rows = [Row("tailcut", root / f"{group}{suffix}", weights) for suffix, (weights, _) in PACKAGES.items()]

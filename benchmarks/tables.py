@@ -242,6 +242,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cpu_decode": decode,
     "cpu_engines": partial(engines, "cpu_engines.json"),
     "cpu_engines_80": partial(engines_at_80, "cpu_engines.json"),
+    "cpu_engines_7b": partial(engines, "cpu_engines_7b.json"),
     "cpu_engines_batches": partial(engines, "cpu_engines_batches.json"),
     "cpu_load": partial(engines, "cpu_load.json"),
     "cpu_engines_avx512": partial(engines, "cpu_engines_avx512.json"),

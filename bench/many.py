@@ -34,8 +34,8 @@ Weights = Literal["float32", "float16", "bfloat16", "int8", "int4"]
 Tokens = npt.NDArray[np.int64]
 Logits = npt.NDArray[np.float32]
 # Largest allowed |logits - reference| / |reference|, L2 over the first tokens: rounding of the weights a matrix (1 %, 9 %)
-# grows over the layers of a random model; logits of another function are 1.4 apart.
-LIMITS: Final[dict[str, float]] = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1, "int8": 0.3, "int4": 0.7}
+# grows over the layers of a random model (int4: 0.78 after 32); logits of another function are 1.4 apart.
+LIMITS: Final[dict[str, float]] = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1, "int8": 0.3, "int4": 0.9}
 CHECK_TOKENS: Final = 8
 _TIMEOUT_S: Final = 1800.0
 

@@ -151,9 +151,6 @@ class Ratio:
     high: float
     confidence: float
 
-    def inverse(self) -> "Ratio":
-        return Ratio(1 / self.value, 1 / self.high, 1 / self.low, self.confidence)
-
 
 @dataclass(frozen=True, slots=True)
 class Roofline:

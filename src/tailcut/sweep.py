@@ -10,8 +10,6 @@ A point is measured if the journal holds its key, a hash of all that it depends 
 are in the journal, a model when its packages are; so the most that lies on disk at once is the dense packages and one plan.
 """
 
-import fcntl
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +20,7 @@ from typing import Final
 from tailcut import codec
 from tailcut.checkpoint import Checkpoint
 from tailcut.errors import InputError, MissingEnvironmentError
+from tailcut.files import held
 from tailcut.pipeline import require_plannable
 from tailcut.progress import Reporter, silent
 from tailcut.sweep_grid import Cut, Grid
@@ -186,16 +185,8 @@ def directory_lock(out: Path, report: Reporter = silent) -> Iterator[None]:
     if out.exists() and not (out / _LOCK).exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: holds something else than a sweep; name an empty or a new directory")
     out.mkdir(parents=True, exist_ok=True)
-    handle = os.open(out / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            report("sweep", 0, 1, "waiting for another sweep in this directory to end")
-            fcntl.flock(handle, fcntl.LOCK_EX)
+    with held(out / _LOCK, lambda: report("sweep", 0, 1, "waiting for another sweep in this directory to end")):
         yield
-    finally:
-        os.close(handle)  # the kernel drops the lock with the last handle, also when we are killed
 
 
 def require_room(job: Job, rows: Sequence[Wanted], keep: bool) -> None:

@@ -78,6 +78,12 @@ class Policy:
         own = {key: limit for key, limit in (implied | stated).items() if _is_stated(limit) and owner(key) == check}
         return _parsed(check, own) if own else None
 
+    def min_speedup(self, first: str) -> float | None:
+        """The least decode speedup asked of the judged engines (`first` where the policy names none); None if they differ."""
+        found = [self.of("speedup", engine) for engine in tuple(self.engines) or (self.engine or first,)]
+        stated = {limits.min_speedup for limits in found if limits is not None}
+        return stated.pop() if len(stated) == 1 else None
+
     def shown(self) -> dict[str, float | bool | str | None]:
         """The stated limits for a verdict: `key`, and `engine.key` where an engine has its own."""
         found = dict(self.limits)

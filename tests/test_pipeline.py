@@ -137,6 +137,30 @@ def test_a_policy_file_is_judged_on_the_packages_and_has_kl_measured(
     assert "measures no tasks" in " ".join(done.stderr.split())
 
 
+def test_a_bench_ends_when_the_gates_speedup_is_settled(finished: Path, tiny_model: TinyModel, tmp_path: Path) -> None:
+    out, policy = tmp_path / "out", tmp_path / "policy.yaml"
+    shutil.copytree(finished, out)
+    policy.write_text("version: 1\nlimits: {min_speedup: 0.01, require_engagement: false}\n")
+    done = run(tiny_model("llama"), out, "--policy", str(policy), "--bench-minutes", "1", "--min-blocks", "3")
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads((out / "result.json").read_text())
+    assert result["workload"]["stopping"] == {
+        "precision": None, "at_least": 0.01, "minutes": 1.0, "min_blocks": 3, "max_blocks": 32,
+    }  # fmt: skip
+    (decode,) = (one for one in result["engines"][0]["procedures"] if one["phase"] == "decode")
+    assert "clear of 0.01" in decode["ended"]  # dense or sparse: no package is a hundred times slower
+
+
+def test_only_what_ends_a_bench_measures_it_again(tiny_model: TinyModel, tmp_path: Path) -> None:
+    def bench(**settings: Any) -> Any:
+        return stages_of(tiny_model("llama"), tmp_path, **settings)["bench"].settings
+
+    assert "stopping" not in bench()  # run directories of earlier versions stay as they are
+    assert bench(min_speedup=1.5) == bench(min_speedup=2.0) == bench()
+    assert bench(min_speedup=1.5, bench_minutes=3.0) != bench(min_speedup=2.0, bench_minutes=3.0)
+    assert bench(min_speedup=1.5, at_least=1.2) == bench(min_speedup=2.0, at_least=1.2)
+
+
 def test_ctrl_c_says_how_to_go_on(tiny_model: TinyModel, tmp_path: Path) -> None:
     process = subprocess.Popen(
         command(tiny_model("llama"), tmp_path / "out"),

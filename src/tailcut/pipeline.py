@@ -11,7 +11,7 @@ This module only orders the rooms; what each stage does lives in its room, which
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tailcut.bench.policy import Policy
     from tailcut.compress.allocators import Settings
     from tailcut.compress.calibration import Calibration
-    from tailcut.results import Quality, Verdict, Workload
+    from tailcut.results import Quality, Stopping, Verdict, Workload
     from tailcut.windows import Tokens
 
 STATIC_ENGINE = "deepsparse"  # the engine that needs the static-shape variant of a package
@@ -92,6 +92,8 @@ def plan(state: Run, model_fingerprint: str) -> tuple[Stage, ...]:
             fields["cost"] = (sha256_file(Path(recipe.cost)), recipe.weights)
         if name == "export":
             fields["static"] = static
+        if name == "bench" and (stopping := _stopping(recipe)) is not None:
+            fields["stopping"] = asdict(stopping)
         if name == "quality" and wants_kl:
             fields["kl"] = True
         if name == "gate" and recipe.policy is not None:
@@ -322,12 +324,17 @@ def workload_of(recipe: Recipe) -> "Workload":
     )
 
 
+def _stopping(recipe: Recipe) -> "Stopping | None":
+    """When the bench ends; the gate's limit on the speedup is what it settles unless the recipe says otherwise."""
+    return recipe.stopping(_policy(recipe).min_speedup(recipe.engines[0]))
+
+
 def _bench(state: Run) -> None:
     from tailcut.bench.run import bench
     from tailcut.results import Quality
 
     recipe, out = state.recipe, state.out
-    workload = workload_of(recipe)
+    workload = replace(workload_of(recipe), stopping=_stopping(recipe))
     result = bench(out / "dense", out / "package", engines=recipe.engines, workload=workload, report=state.report)
     quality = codec.load(Quality, out / "quality.json")
     codec.save(replace(result, quality=(quality,)), out / "result.json")

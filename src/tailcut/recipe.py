@@ -13,6 +13,7 @@ from tailcut.allocation import Bits, Budget, parse_nm
 from tailcut.codec import FORBID_EXTRA
 from tailcut.errors import InputError
 from tailcut.quantised import CachePrecision, HeadPrecision, Precision
+from tailcut.results import Stopping
 from tailcut.untrusted import MAX_SETTINGS_BYTES, parse_yaml, read_limited
 
 SEARCHES: Final = "tailcut.compress.searches"
@@ -77,7 +78,14 @@ class Recipe:
     prompt_tokens: int = 64
     context: int = 256
     new_tokens: int = 32
-    blocks: int = 8
+    blocks: int = 8  # ABBA blocks of decoding, where none of the next three ends a session
+    # `tailcut bench`'s --at-least, --precision and --minutes (docs/benchmark.md); beside bench_minutes alone at_least
+    # is the min_speedup of the gate
+    at_least: float | None = None
+    precision: float | None = None
+    bench_minutes: float | None = None  # for each engine; `minutes` is of a search
+    min_blocks: int | None = None  # with these three; None: 4
+    max_blocks: int | None = None  # None: 32
     text: str = "demo"
     text_context: int = 512
     windows: int | None = 40  # None: the whole text
@@ -100,6 +108,7 @@ class Recipe:
             plugins.require(f"tailcut.compress.{folder}", name)
         for engine in self.engines:
             plugins.require("tailcut.bench.engines", engine)
+        self.stopping()
         positive = ("samples", "seqlen", "prompt_tokens", "new_tokens", "blocks", "text_context")
         for field in positive:
             if getattr(self, field) < 1:
@@ -118,6 +127,21 @@ class Recipe:
     def rounds(self) -> bool:
         """Whether the package computes otherwise than the compressed directory: rounded weights, or integer kernels."""
         return self.weights != "float32" or self.head not in (None, "float32") or self.bits is not None
+
+    def stopping(self, min_speedup: float | None = None) -> Stopping | None:
+        """When a bench ends; None: after `blocks`. min_speedup: what the gate will ask of it."""
+        bounds = {name: found for name in ("min_blocks", "max_blocks") if (found := getattr(self, name)) is not None}
+        if (self.at_least, self.precision, self.bench_minutes) == (None, None, None):
+            if bounds:
+                raise InputError(
+                    f"{next(iter(bounds))} bounds a bench that at_least, precision or bench_minutes ends; state one of them, "
+                    "or a number of blocks"
+                )
+            return None
+        if self.bench_minutes is not None and not 0 < self.bench_minutes < float("inf"):
+            raise InputError(f"bench_minutes must be a positive number, got {self.bench_minutes}")
+        at_least = min_speedup if (self.at_least, self.precision) == (None, None) else self.at_least
+        return Stopping(self.precision, at_least, self.bench_minutes, **bounds)
 
     def budget(self) -> Budget:
         """The allocation budget this recipe states."""

@@ -156,6 +156,10 @@ def _of(cut: Cut) -> dict[str, Any]:
 def _require_sweepable(recipe: Recipe, packages: int, source: str) -> None:
     if recipe.speedup is not None:
         raise InputError(f"{source}: a sweep goes over sparsities; allocator latency and speedup are of `tailcut run`")
+    if recipe.stopping() is not None:
+        raise InputError(
+            f"{source}: a sweep measures a number of blocks; at_least, precision and bench_minutes are of `tailcut run`"
+        )
     if packages > _MOST:
         raise InputError(f"{source}: {packages} packages are more than the {_MOST} that a sweep makes; split it")
 

@@ -130,3 +130,14 @@ def test_every_key_is_in_the_reference() -> None:
 @pytest.mark.parametrize("path", sorted((DOCS / "policies").glob("*.yaml")), ids=lambda path: path.name)
 def test_the_examples_are_policies(path: Path) -> None:
     assert read_policy(path).stated
+
+
+def test_the_speedup_that_the_judged_engines_share() -> None:
+    def asked(**policy: object) -> float | None:
+        return make_policy({"version": 1, **policy}, "test").min_speedup("tailcut")
+
+    limits = {"min_speedup": 1.5}
+    assert asked(limits=limits) == asked(limits=limits, engine="onnxruntime") == 1.5
+    assert asked(limits={"max_tpot_ms": 3}) is None
+    assert asked(limits=limits, engines={"tailcut": {}, "onnxruntime": {"min_speedup": None}}) == 1.5
+    assert asked(limits=limits, engines={"tailcut": {}, "onnxruntime": {"min_speedup": 1.1}}) is None

@@ -7,6 +7,7 @@ import pytest
 from tailcut.allocation import NM, Budget
 from tailcut.errors import InputError
 from tailcut.recipe import Recipe, make_recipe, read_recipe, with_paths
+from tailcut.results import Stopping
 
 
 def test_defaults_make_a_whole_recipe() -> None:
@@ -35,6 +36,19 @@ def test_what_rounds_the_weights() -> None:
 def test_which_allocators_search() -> None:
     assert make_recipe({"model": "m", "allocator": "auto", "minutes": 3.0}, "x").searches
     assert not make_recipe({"model": "m", "allocator": "owl"}, "x").searches
+
+
+def test_when_a_bench_ends() -> None:
+    def stopping(**settings: float) -> Stopping | None:
+        return make_recipe({"model": "m", **settings}, "x").stopping(1.5)
+
+    assert stopping() is None
+    assert stopping(min_speedup=1.5, blocks=4) is None  # as recipes always meant
+    assert stopping(bench_minutes=3.0) == Stopping(at_least=1.5, minutes=3.0)
+    assert stopping(bench_minutes=3.0, at_least=2.0) == Stopping(at_least=2.0, minutes=3.0)
+    # who asks for a precision wants it, settled or not
+    assert stopping(precision=0.02, max_blocks=9) == Stopping(precision=0.02, max_blocks=9)
+    assert make_recipe({"model": "m", "bench_minutes": 3}, "x").stopping() == Stopping(minutes=3.0)
 
 
 def test_pattern_fixes_the_budget() -> None:
@@ -68,6 +82,11 @@ def test_paths_become_absolute_and_names_stay(tmp_path: Path, monkeypatch: pytes
         ("model: m\nweights: int3\n", r"field weights"),
         ("model: m\nhead: float16\n", r"field head"),
         ("model: m\nsamples: 0\n", r"samples must be at least 1, got 0"),
+        ("model: m\nbench_minutes: 0\n", r"bench_minutes must be a positive number, got 0"),
+        ("model: m\nat_least: -1\n", r"at_least must be a positive number, got -1"),
+        ("model: m\nprecision: 0.02\nmin_blocks: 2\n", r"min_blocks 2 and max_blocks 32 must be in order"),
+        ("model: m\nmax_blocks: 9\n", r"max_blocks bounds a bench that at_least, precision or bench_minutes ends"),
+        ("model: m\nbench: {minutes: 3}\n", r"field bench"),
         ("model: m\ncontext: 64\n", r"context 64 cannot hold 64 prompt and 32 new tokens"),
         ("model: !!python/object/apply:os.system ['true']\n", r"not valid YAML"),
         ("model: [m\n", r"not valid YAML"),

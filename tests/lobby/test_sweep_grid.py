@@ -52,6 +52,7 @@ def test_flags_win_over_the_file_whose_paths_are_its_own(tmp_path: Path) -> None
         ({"trust_remote_code": True}, "trust_remote_code"),
         ({"sparsity": [number / 1000 for number in range(900)]}, "more than the 500"),
         ({"context": 4}, "cannot hold"),
+        ({"precision": 0.02}, "a sweep measures a number of blocks"),
     ],
 )
 def test_nonsense_is_one_sentence(settings: dict[str, Any], sentence: str) -> None:

@@ -53,7 +53,23 @@ def command(
     prompt_tokens: Annotated[int | None, typer.Option(help="Prefill length. [default: 64]")] = None,
     context: Annotated[int | None, typer.Option(help="KV cache length while decoding. [default: 256]")] = None,
     new_tokens: Annotated[int | None, typer.Option(help="Decode steps a block. [default: 32]")] = None,
-    blocks: Annotated[int | None, typer.Option(help="ABBA blocks. [default: 8]")] = None,
+    blocks: Annotated[
+        int | None, typer.Option(help="ABBA blocks, where none of the next three decides. [default: 8]")
+    ] = None,
+    at_least: Annotated[
+        float | None, typer.Option(help="Stop a bench when the speedup is clear of this, on either side.")
+    ] = None,
+    precision: Annotated[
+        float | None, typer.Option(help="Stop when the speedup is known within this share, such as 0.02.")
+    ] = None,
+    bench_minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="Stop the decode blocks of an engine after so long; alone, also when the speedup is clear of the gate's."
+        ),
+    ] = None,
+    min_blocks: Annotated[int | None, typer.Option(help="With these three: blocks at least. [default: 4]")] = None,
+    max_blocks: Annotated[int | None, typer.Option(help="With these three: blocks at most. [default: 32]")] = None,
     text: Annotated[str | None, typer.Option(help="Perplexity text: demo or a file. [default: demo]")] = None,
     text_context: Annotated[int | None, typer.Option(help="Perplexity window, tokens. [default: 512]")] = None,
     windows: Annotated[int | None, typer.Option(help="Windows scored; 0 for the whole text. [default: 40]")] = None,

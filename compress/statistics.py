@@ -54,19 +54,9 @@ class Accumulator:
             # float32 squares, float64 sum: the sum runs over every token and must not lose the small ones
             self._energy += rows.square().sum(0, dtype=torch.float64)
         if self._gram is not None:
-            self._add_products(inputs.detach().flatten(0, -2), rows)
-
-    def _add_products(self, given: Tensor, rows: Tensor) -> None:
-        """x^T x of rows [tokens, in] float32, which are `given` in its own dtype."""
-        if self._gram is None:
-            return
-        if given.is_cuda and given.dtype == torch.bfloat16 and self._gram.dtype == torch.float32:
-            # the product of two bfloat16 is exact in float32, so tensor cores are as good there and a tenth of the time
-            self._gram += torch.mm(given.T, given, out_dtype=torch.float32)
-            return
-        typed = rows.to(self._gram.dtype)
-        with exact_float32():
-            self._gram.addmm_(typed.T, typed)
+            typed = rows.to(self._gram.dtype)
+            with exact_float32():
+                self._gram.addmm_(typed.T, typed)
 
     def result(self) -> Statistics:
         """The statistics so far; a linear that saw nothing has zeros."""

@@ -6,15 +6,28 @@ sparse a square and a dashed one.
 
 import io
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from tailcut.bench.esd import BLUE, RED
 from tailcut.bench.load_values import ContextPoint, EngineLoad, Latency, LoadPoint, LoadResult, LoadSide
-from tailcut.bench.plots import figure, plain
+from tailcut.bench.plots import Drawn, address, figure, plain
 
 Axis = Any  # matplotlib is optional
+_LATENCIES: Final[tuple[tuple[str, Callable[[LoadSide], Latency | None], str], ...]] = (
+    (
+        "first",
+        lambda side: side.ttft_ms,
+        "From a request's arrival to its first token: medians, and 99th percentiles (open marks).",
+    ),
+    (
+        "next",
+        lambda side: side.itl_ms,
+        "From one token of a stream to its next: medians, and 99th percentiles (open marks).",
+    ),
+)
 _STYLES: Final = (("dense", BLUE, "o-"), ("sparse", RED, "s--"))
 
 
@@ -26,9 +39,9 @@ def load_svg(result: LoadResult) -> bytes:
     made, axes = figure(columns, rows, width=4.4 * columns, height=3.3 * rows)  # says so where there is no matplotlib
     from matplotlib import rc_context
 
-    for axis, (title, draw) in zip(axes, panels, strict=False):
-        axis.set_title(plain(title), fontsize=10)
-        draw(axis)
+    for axis, panel in zip(axes, panels, strict=False):
+        axis.set_title(plain(panel.title), fontsize=10)
+        panel.draw(axis)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
     buffer = io.BytesIO()
@@ -37,16 +50,35 @@ def load_svg(result: LoadResult) -> bytes:
     return buffer.getvalue()
 
 
-def _panels(engine: EngineLoad) -> list[tuple[str, Callable[[Axis], None]]]:
+def of_load(result: LoadResult) -> list[Drawn]:
+    """The same panels, each a figure of a report."""
+    drawn = []
+    for panel in (panel for engine in result.engines for panel in _panels(engine)):
+        made, (axis,) = figure()
+        panel.draw(axis)
+        drawn.append(Drawn(panel.title, (address(made),), panel.caption))
+    return drawn
+
+
+class _Panel(NamedTuple):
+    title: str
+    draw: Callable[[Axis], None]
+    caption: str
+
+
+def _panels(engine: EngineLoad) -> list[_Panel]:
+    name = engine.engine
     streams = [point for point in engine.streams if point.dense and point.sparse]
     contexts = [point for point in engine.contexts if point.dense_ms]
-    found: list[tuple[str, Callable[[Axis], None]]] = []
+    found: list[_Panel] = []
     if streams:
-        found.append((f"{engine.engine}: throughput", lambda axis: _throughput(axis, streams)))
-        found.append((f"{engine.engine}: first token", lambda axis: _latency(axis, streams, lambda s: s.ttft_ms)))
-        found.append((f"{engine.engine}: next token", lambda axis: _latency(axis, streams, lambda s: s.itl_ms)))
+        caption = "New tokens a second of all streams together, prompts included in the time."
+        found.append(_Panel(f"{name}: throughput", lambda axis: _throughput(axis, streams), caption))
+        for what, of, caption in _LATENCIES:
+            found.append(_Panel(f"{name}: {what} token", partial(_latency, points=streams, of=of), caption))
     if contexts:
-        found.append((f"{engine.engine}: decode step", lambda axis: _steps(axis, contexts)))
+        caption = "Median decode step that ends at so many cached positions; the cache is read whole for every token."
+        found.append(_Panel(f"{name}: decode step", lambda axis: _steps(axis, contexts), caption))
     return found
 
 

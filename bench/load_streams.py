@@ -20,6 +20,7 @@ from tailcut.bench.load_values import (
     LoadSide,
     Visit,
     Visits,
+    quiet,
     stated,
 )
 from tailcut.bench.stats import median_ratio
@@ -104,7 +105,7 @@ def _visits(answers: Sequence[_Answer], blocks: Sequence[Block], places: tuple[i
 def _point(count: int, sharing: str, visits: dict[Role, Visits], blocks: Sequence[Block], plan: LoadPlan) -> LoadPoint:
     reasons = tuple(block.reason for block in blocks)
     loud = too_loud([bool(reason) for reason in reasons])
-    kept = {role: _quiet(visits[role], reasons) if not loud else visits[role] for role in ROLES}
+    kept = {role: quiet(visits[role], reasons) if not loud else visits[role] for role in ROLES}
     per_token = [[[visit.ms_per_token for visit in block] for block in kept[role]] for role in ROLES]
     return LoadPoint(
         streams=count,
@@ -117,10 +118,6 @@ def _point(count: int, sharing: str, visits: dict[Role, Visits], blocks: Sequenc
         ttft=_ratios([[_first(block) for block in kept[role]] for role in ROLES], plan),
         itl=_ratios([[_gaps(block) for block in kept[role]] for role in ROLES], plan),
     )
-
-
-def _quiet(visits: Visits, reasons: Sequence[str]) -> Visits:
-    return tuple(block for block, reason in zip(visits, reasons, strict=True) if not reason)
 
 
 def _first(visits: Iterable[Visit]) -> tuple[float, ...]:

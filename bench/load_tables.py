@@ -14,8 +14,8 @@ from tailcut.bench.load_values import (
 )
 from tailcut.bench.tables import Table, interval, milliseconds
 
-_PERCENTS = ("p50", "p90", "p99")
-_SHOWN = ("p50", "p99")  # ratios; the result file has all
+_PERCENTS = ("p50", "p90", "p95", "p99")
+_SHOWN = ("p50", "p95", "p99")  # ratios; the result file has all
 
 
 def show(result: LoadResult) -> None:
@@ -76,7 +76,7 @@ def _streams(engine: EngineLoad, plan: LoadPlan) -> Table:
 def _stream_rows(point: LoadPoint) -> list[tuple[str, ...]]:
     if point.dense is None or point.sparse is None:
         return []
-    return [(str(point.streams), "dense", *_side(point.dense)), ("", "sparse", *_side(point.sparse))]
+    return [(str(point.streams), "dense", *_side(point.dense)), (str(point.streams), "sparse", *_side(point.sparse))]
 
 
 def _stream_ratios(engine: EngineLoad) -> Table:
@@ -96,10 +96,9 @@ def _side(side: LoadSide) -> tuple[str, ...]:
     return (f"{side.tokens_per_second:.1f}", *_latency(side.ttft_ms), *_latency(side.itl_ms))
 
 
-def _latency(found: Latency | None) -> tuple[str, str, str]:
-    if found is None:
-        return "", "", ""
-    return f"{found.p50:.1f}", f"{found.p90:.1f}", f"{found.p99:.1f}"
+def _latency(found: Latency | None) -> tuple[str, ...]:
+    values = [None if found is None else getattr(found, name) for name in _PERCENTS]
+    return tuple("" if value is None else f"{value:.1f}" for value in values)
 
 
 def _contexts(engine: EngineLoad, plan: LoadPlan) -> Table:

@@ -4,7 +4,7 @@ Frozen, JSON, all raw samples kept; times in milliseconds. Ratios are dense over
 throughput, so that more than 1 always means that sparse is faster.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Final, Literal
 
@@ -14,7 +14,7 @@ from tailcut.codec import FORBID_EXTRA
 from tailcut.errors import InputError
 from tailcut.results import Blocks, Engagement, Machine, PackageFacts, Procedure, Ratio, Workload
 
-PERCENTILES: Final = (50, 90, 99)
+PERCENTILES: Final = (50, 90, 95, 99)
 _MOST_A_SECOND: Final = 1e4  # beyond it the loop would do little but count arrivals
 
 
@@ -123,11 +123,14 @@ class Latency:
     p50: float
     p90: float
     p99: float
+    p95: float | None = None  # not in results of earlier versions
 
     @classmethod
     def of(cls, samples: Iterable[float]) -> "Latency | None":
         found = np.fromiter(samples, np.float64)
-        return cls(found.size, *(float(v) for v in np.percentile(found, PERCENTILES))) if found.size else None
+        if not found.size:
+            return None
+        return cls(found.size, **{f"p{share}": float(np.percentile(found, share)) for share in PERCENTILES})
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +141,11 @@ class LoadSide:
     ttft_ms: Latency | None
     itl_ms: Latency | None
     visits: Visits
+
+
+def quiet(visits: Visits, disturbed: Sequence[str]) -> Visits:
+    """The blocks without a reason against them."""
+    return tuple(block for block, reason in zip(visits, disturbed, strict=True) if not reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +160,12 @@ class LoadPoint:
     disturbed: tuple[str, ...] = ()  # of each block: why it is in no statistic (bench/sentinel.py), "" where it is
     loud: bool = False  # so few blocks were undisturbed that all are in the statistics: no claim can rest on them
     throughput: Ratio | None = None
-    ttft: Mapping[str, Ratio] | None = None  # "p50", "p90", "p99"
+    ttft: Mapping[str, Ratio] | None = None  # "p50", "p90", "p95", "p99"
     itl: Mapping[str, Ratio] | None = None
+
+    def counted(self, side: LoadSide) -> Visits:
+        """The blocks of a side that are in the statistics."""
+        return side.visits if self.loud else quiet(side.visits, self.disturbed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +209,7 @@ class LoadResult:
     """Everything that one `tailcut bench-load` measured on one machine."""
 
     __pydantic_config__: ClassVar = FORBID_EXTRA
+    VISIBLE_TEXT: ClassVar[bool] = True
     machine: Machine
     plan: LoadPlan
     dense: PackageFacts

@@ -14,6 +14,9 @@ import numpy.typing as npt
 from tailcut import __version__
 from tailcut.allocation import LayerScores
 from tailcut.bench import plan_plots, plots, tables
+from tailcut.bench.load_plots import of_load
+from tailcut.bench.load_tables import load_notes, load_tables
+from tailcut.bench.load_values import LoadResult
 from tailcut.bench.plots import Drawn
 from tailcut.bench.tables import Table
 from tailcut.bench.text import one_line
@@ -34,6 +37,7 @@ class Section:
     strips: Sequence[Drawn] = ()  # panels of each decoder block
     intro: str = ""
     folded: bool = False
+    plots_first: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,7 @@ def html_page(
     scores: LayerScores | None = None,
     spectra: Spectra | None = None,
     manifest: Manifest | None = None,
+    load: LoadResult | None = None,
 ) -> str:
     """The whole page; the same values give the same bytes."""
     return _rendered(
@@ -60,8 +65,8 @@ def html_page(
         note=verdict.note if verdict is not None else "no limits were given",
         tiles=_tiles(result, verdict),
         checks=verdict.checks if verdict is not None else (),
-        sections=[*_measured(result), *_planned(scores, spectra, manifest), *_background(result, manifest)],
-        notes=caveats(result, manifest),
+        sections=[*_measured(result, load), *_planned(scores, spectra, manifest), *_background(result, manifest)],
+        notes=caveats(result, manifest, load),
         version=__version__,
     )
 
@@ -100,8 +105,15 @@ def verdict_line(verdict: Verdict | None) -> str:
     return f"{verdict.outcome if verdict.checks else 'not judged'} ({verdict.note})"
 
 
-def caveats(result: BenchResult, manifest: Manifest | None) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*tables.caveats(result), *(manifest.notes if manifest else ()))))
+def caveats(result: BenchResult, manifest: Manifest | None, load: LoadResult | None = None) -> tuple[str, ...]:
+    found = [*tables.caveats(result), *(manifest.notes if manifest else ())]
+    if load is not None:
+        found += [f"under load: {note}" for note in load_notes(load)]
+        if load.machine.fingerprint != result.machine.fingerprint:
+            found.append(f"the load was measured on another machine than the rest: {load.machine.cpu}")
+        if (load.dense.sha256, load.sparse.sha256) != (result.dense.sha256, result.sparse.sha256):
+            found.append("the load was measured with other packages than the rest")
+    return tuple(dict.fromkeys(found))
 
 
 def provenance_table(manifest: Manifest) -> Table:
@@ -141,10 +153,12 @@ def _speed_tiles(engine: EngineResult) -> list[Tile]:
     return found
 
 
-def _measured(result: BenchResult) -> list[Section]:
+def _measured(result: BenchResult, load: LoadResult | None) -> list[Section]:
     quality = [tables.quality_table(result.quality)] if result.quality else []
     speed = [tables.speed_table(result), *_filled(tables.procedure_table(result))]
     found = [Section("Speed", speed, plots.of_latency(result))]
+    if load is not None:
+        found.append(Section("Under load", load_tables(load), of_load(load), plots_first=True))
     if quality:
         found.append(Section("Quality", quality, plots.of_quality(result)))
     roofline = [tables.roofline_table(result), tables.evidence_table(result)]

@@ -10,6 +10,8 @@ from pathlib import Path
 from tailcut import __version__
 from tailcut.allocation import LayerScores
 from tailcut.bench import tables
+from tailcut.bench.load_tables import load_tables
+from tailcut.bench.load_values import LoadResult
 from tailcut.bench.page import Spectra, caveats, html_page, provenance_table, title_of, verdict_line
 from tailcut.bench.tables import Table
 from tailcut.bench.text import one_line
@@ -57,32 +59,38 @@ def write_report(
     scores: LayerScores | None = None,
     spectra: Spectra | None = None,
     manifest: Manifest | None = None,
+    load: LoadResult | None = None,
 ) -> tuple[Path, Path]:
     """Write report.md and report.html into `out_dir`; their paths."""
-    page = html_page(result, verdict, scores=scores, spectra=spectra, manifest=manifest)
-    text = markdown_report(result, verdict, manifest)
+    page = html_page(result, verdict, scores=scores, spectra=spectra, manifest=manifest, load=load)
+    text = markdown_report(result, verdict, manifest, load)
     markdown, html = out_dir / "report.md", out_dir / "report.html"
     write_file(markdown, text.encode())
     write_file(html, page.encode())
     return markdown, html
 
 
-def markdown_report(result: BenchResult, verdict: Verdict | None, manifest: Manifest | None) -> str:
+def markdown_report(
+    result: BenchResult, verdict: Verdict | None, manifest: Manifest | None, load: LoadResult | None = None
+) -> str:
     """Every table of the page, as Markdown."""
     lines = [f"# {escape_markdown(title_of(manifest))}", ""]
     lines += [f"Verdict: **{escape_markdown(verdict_line(verdict))}**", ""]
-    for table in _tables(result, verdict, manifest):
+    for table in _tables(result, verdict, manifest, load):
         lines += [f"## {escape_markdown(table.title)}", "", markdown_table(table), ""]
         lines += [escape_markdown(table.note), ""] if table.note else []
-    notes = caveats(result, manifest)
+    notes = caveats(result, manifest, load)
     if notes:
         lines += ["## Caveats", "", *(f"- {escape_markdown(note)}" for note in notes), ""]
     return "\n".join([*lines, f"Made by tailcut {__version__}. Raw samples: result.json.", ""])
 
 
-def _tables(result: BenchResult, verdict: Verdict | None, manifest: Manifest | None) -> list[Table]:
+def _tables(
+    result: BenchResult, verdict: Verdict | None, manifest: Manifest | None, load: LoadResult | None
+) -> list[Table]:
     found = [tables.checks_table(verdict)] if verdict is not None and verdict.checks else []
     found.append(tables.speed_table(result))
+    found += load_tables(load) if load is not None else []
     if result.quality:
         found.append(tables.quality_table(result.quality))
     found += [tables.size_table(result), tables.roofline_table(result), tables.evidence_table(result)]

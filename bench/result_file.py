@@ -5,7 +5,7 @@ times of zero, intervals the wrong way round, a stated ratio that is not the rat
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from tailcut import codec
 from tailcut.errors import InputError
-from tailcut.results import BenchResult, Blocks, EngineResult, Quality, Ratio, Side
+from tailcut.results import BenchResult, Blocks, EngineResult, PackageFacts, Quality, Ratio, Side
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._:-]{0,63}")
 _ROUNDING: Final = 1e-6  # of a ratio that is computed again from the same samples
@@ -30,19 +30,23 @@ def read_result(path: Path) -> BenchResult:
 
 
 def _faults(result: BenchResult) -> Iterator[str]:
-    names = [engine.engine for engine in result.engines]
+    yield from head_faults([engine.engine for engine in result.engines], result.dense, result.sparse)
+    for engine in result.engines:
+        yield from (f"engine {engine.engine}: {fault}" for fault in _engine_faults(engine))
+    for quality in result.quality:
+        yield from (f"quality on {quality.text}: {fault}" for fault in _quality_faults(quality))
+
+
+def head_faults(names: Sequence[str], dense: PackageFacts, sparse: PackageFacts) -> Iterator[str]:
+    """Of the engines' names and the packages."""
     for name in names:
         if not _NAME.fullmatch(name):
             yield f"the engine name {name!a} is not plain lower-case ASCII; a name that looks like another is refused"
         if names.count(name) > 1:
             yield f"the engine {name} is in it twice"
-    for role, facts in (("dense", result.dense), ("sparse", result.sparse)):
+    for role, facts in (("dense", dense), ("sparse", sparse)):
         if facts.bytes_on_disk < 0 or not 0.0 <= facts.sparsity <= 1.0:
             yield f"the {role} package has {facts.bytes_on_disk} bytes and sparsity {facts.sparsity}"
-    for engine in result.engines:
-        yield from (f"engine {engine.engine}: {fault}" for fault in _engine_faults(engine))
-    for quality in result.quality:
-        yield from (f"quality on {quality.text}: {fault}" for fault in _quality_faults(quality))
 
 
 def _engine_faults(engine: EngineResult) -> Iterator[str]:
@@ -52,12 +56,12 @@ def _engine_faults(engine: EngineResult) -> Iterator[str]:
     sides = (engine.dense, engine.sparse)
     for what, ratio in (("decode", engine.decode_speedup), ("prefill", engine.prefill_speedup)):
         if ratio is not None:
-            yield from _ratio_faults(f"{what} speedup", ratio)
+            yield from ratio_faults(f"{what} speedup", ratio)
             top, bottom = (_times(side, what) for side in sides)
             if not (top and bottom):
                 yield f"a {what} speedup is stated without samples; {_EDITED}"
             else:
-                yield from _stated_faults(f"{what} speedup", ratio.value, _median(top) / _median(bottom))
+                yield from stated_faults(f"{what} speedup", ratio.value, _median(top) / _median(bottom))
 
 
 def _side_faults(side: Side) -> Iterator[str]:
@@ -71,7 +75,7 @@ def _side_faults(side: Side) -> Iterator[str]:
 
 
 def _quality_faults(quality: Quality) -> Iterator[str]:
-    yield from _ratio_faults("the perplexity ratio", quality.ratio)
+    yield from ratio_faults("the perplexity ratio", quality.ratio)
     windows = len(quality.dense_nll)
     if not windows or len(quality.sparse_nll) != windows or len(quality.kl_nats) not in (0, windows):
         yield "dense and sparse were not scored on the same windows"
@@ -82,17 +86,19 @@ def _quality_faults(quality: Quality) -> Iterator[str]:
         return
     with np.errstate(over="ignore"):  # infinite where it is absurd, which is not what is stated
         gap = np.exp((np.mean(quality.sparse_nll) - np.mean(quality.dense_nll)) / scored)
-    yield from _stated_faults("the perplexity ratio", quality.ratio.value, float(gap))
+    yield from stated_faults("the perplexity ratio", quality.ratio.value, float(gap))
     if any(nats < -1e-4 for nats in quality.kl_nats):  # float32 logits round a KL of 0 to either side
         yield "a KL is negative, which no two distributions have"
 
 
-def _ratio_faults(name: str, ratio: Ratio) -> Iterator[str]:
+def ratio_faults(name: str, ratio: Ratio) -> Iterator[str]:
+    """An interval the wrong way round."""
     if not (0.0 < ratio.low <= ratio.high and ratio.value > 0.0 and 0.5 <= ratio.confidence < 1.0):
         yield f"{name} {ratio.value} with the interval {ratio.low} to {ratio.high} at {ratio.confidence} is no interval"
 
 
-def _stated_faults(name: str, stated: float, computed: float) -> Iterator[str]:
+def stated_faults(name: str, stated: float, computed: float) -> Iterator[str]:
+    """A figure that is not that of its samples."""
     if not abs(stated - computed) <= _ROUNDING * computed:
         yield f"{name} is stated as {stated:.6g}, its samples say {computed:.6g}; {_EDITED}"
 

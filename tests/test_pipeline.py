@@ -131,10 +131,10 @@ def test_a_policy_file_is_judged_on_the_packages_and_has_kl_measured(
     assert "counted in the package" in checks["sparsity"]["sentence"]
     policy.write_text("version: 1\nlimits: {max_kl: 1.0e-9}\n")  # another file of the same name is judged again
     assert run(tiny_model("llama"), out, "--policy", str(policy)).returncode == 1
-    policy.write_text("version: 1\nlimits: {min_task_recovery: 0.9}\n")
+    policy.write_text("version: 1\nlimits: {min_task_recovery: 0.9, min_load_speedup: 1 at 4}\n")
     done = run(tiny_model("llama"), out, "--policy", str(policy))
     assert done.returncode == 2
-    assert "measures no tasks" in " ".join(done.stderr.split())
+    assert "measures no tasks and no load" in " ".join(done.stderr.split())
 
 
 def test_a_bench_ends_when_the_gates_speedup_is_settled(finished: Path, tiny_model: TinyModel, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from pydantic import Field
 
 from tailcut import plugins
 from tailcut.accuracy import ZeroShot
+from tailcut.bench.load_values import LoadResult
 from tailcut.errors import InputError
 from tailcut.results import BenchResult, Check, EngineResult, Outcome, Side
 
@@ -35,6 +36,7 @@ class Subject:
     dense: Path | None = None  # the package it was measured against
     tasks: ZeroShot | None = None
     baseline: BenchResult | None = None  # of an earlier release
+    load: LoadResult | None = None  # several streams, long contexts
     confidence: float = 0.95  # of every interval
 
     @property

@@ -28,11 +28,24 @@ _ELEMENTS: Final = 1 << 22  # drawn at once, 32 MB
 def median_ms(subject: Subject, side: Side | None, phase: Literal["prefill", "decode"]) -> Ratio | None:
     """Median time of a step or a prefill of one side with its interval; None without samples."""
     blocks = () if side is None else side.decode_ms if phase == "decode" else side.prefill_ms
+    return median(blocks, subject.confidence, subject.measured.procedure(phase))
+
+
+def median(blocks: Blocks, confidence: float, procedure: Procedure | None = None) -> Ratio | None:
+    """Median of all samples with its interval; None without samples."""
     count = _count(blocks)
     if not count:
         return None
-    reach = _quantile(subject.confidence, subject.measured.procedure(phase), count) * log_error(blocks)
-    return _around(_median(blocks), reach, subject.confidence)
+    return _around(_median(blocks), _quantile(confidence, procedure, count) * log_error(blocks), confidence)
+
+
+def of_blocks(figures: Sequence[float], confidence: float) -> Ratio | None:
+    """Geometric mean of one positive figure a block with Student's interval of the logarithms; None for fewer than two."""
+    logs = np.log(np.asarray(figures, np.float64))
+    if len(logs) < 2:
+        return None
+    reach = student(confidence, len(logs) - 1) * float(logs.std(ddof=1)) / np.sqrt(len(logs))
+    return _around(float(np.exp(logs.mean())), reach, confidence)
 
 
 def inverse(value: Ratio | None, factor: float = 1.0) -> Ratio | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from tailcut import plugins
+from tailcut.bench.load_values import LoadResult
 from tailcut.errors import InputError
 from tailcut.files import write_file
 from tailcut.results import BenchResult, Verdict
@@ -25,7 +26,7 @@ class Output(Protocol):
 
     HELP: str  # one line: what reads it
 
-    def render(self, verdict: Verdict, result: BenchResult) -> str:
+    def render(self, verdict: Verdict, result: BenchResult, load: LoadResult | None = None) -> str:
         """The whole file. Every text in it that came from outside is escaped as the format asks."""
 
 
@@ -55,9 +56,11 @@ def wanted_all(texts: Sequence[str]) -> tuple[Wanted, ...]:
     return found
 
 
-def write(outputs: Sequence[Wanted], verdict: Verdict, result: BenchResult) -> None:
+def write(
+    outputs: Sequence[Wanted], verdict: Verdict, result: BenchResult, load_result: LoadResult | None = None
+) -> None:
     """Every file, whole or not at all, each format rendered before the first is written; then what goes to stdout."""
-    rendered = [(one, load(one.format).render(verdict, result)) for one in outputs]
+    rendered = [(one, load(one.format).render(verdict, result, load_result)) for one in outputs]
     for one, text in rendered:
         if one.path is not None:
             write_file(one.path, text.encode("utf-8", "replace"))

@@ -5,6 +5,7 @@ is one line whose text is escaped by the runner's own table, so that a name cann
 begin a command of its own. A check that passes is not announced: GitHub keeps ten annotations a step.
 """
 
+from tailcut.bench.load_values import LoadResult
 from tailcut.bench.text import one_line
 from tailcut.results import BenchResult, Verdict
 
@@ -12,7 +13,7 @@ HELP = "annotations of a GitHub workflow, written to stdout"
 _LEVELS = {"pass": "notice", "fail": "error", "inconclusive": "warning"}
 
 
-def render(verdict: Verdict, result: BenchResult) -> str:
+def render(verdict: Verdict, result: BenchResult, load: LoadResult | None = None) -> str:
     lines = [
         _annotation(_LEVELS[check.outcome], f"tailcut gate: {check.name}: {check.outcome}", check.sentence)
         for check in verdict.checks

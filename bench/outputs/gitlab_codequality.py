@@ -8,6 +8,7 @@ gate's job, stands in. The fingerprint names the check, not its value: the same 
 import hashlib
 import json
 
+from tailcut.bench.load_values import LoadResult
 from tailcut.bench.text import one_line
 from tailcut.results import BenchResult, Check, Verdict
 
@@ -15,7 +16,7 @@ HELP = "findings in a GitLab merge request (artifacts:reports:codequality)"
 _SEVERITY = {"fail": "critical", "inconclusive": "major"}
 
 
-def render(verdict: Verdict, result: BenchResult) -> str:
+def render(verdict: Verdict, result: BenchResult, load: LoadResult | None = None) -> str:
     seen: dict[str, int] = {}
     found = []
     for check in verdict.checks:

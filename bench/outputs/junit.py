@@ -7,6 +7,7 @@ what could not be decided is no pass. JUnit's own word for it fits: a test that 
 
 import xml.etree.ElementTree as ET
 
+from tailcut.bench.load_values import LoadResult
 from tailcut.bench.text import one_line
 from tailcut.results import BenchResult, Check, Verdict
 
@@ -14,7 +15,7 @@ HELP = "test results, for the test tab of GitLab, Jenkins, Azure, ..."
 _KINDS = {"fail": "failure", "inconclusive": "error"}
 
 
-def render(verdict: Verdict, result: BenchResult) -> str:
+def render(verdict: Verdict, result: BenchResult, load: LoadResult | None = None) -> str:
     checks = verdict.checks or (Check("gate", "inconclusive", None, None, None, None, "nothing was judged"),)
     counts = {
         "tests": str(len(checks)),

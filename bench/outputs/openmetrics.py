@@ -3,6 +3,7 @@
 Format: the OpenMetrics 1.0 exposition, gauges only. The machine is a label, so values of two machines are two series.
 """
 
+from tailcut.bench.load_values import LoadResult
 from tailcut.bench.outputs._numbers import Number, machine_id, numbers
 from tailcut.bench.text import one_line
 from tailcut.results import BenchResult, Verdict
@@ -11,7 +12,7 @@ HELP = "gauges for GitLab (artifacts:reports:metrics) and Prometheus"
 _OUTCOMES = ("pass", "fail", "inconclusive")
 
 
-def render(verdict: Verdict, result: BenchResult) -> str:
+def render(verdict: Verdict, result: BenchResult, load: LoadResult | None = None) -> str:
     machine = machine_id(result)
     families: dict[str, list[Number]] = {}
     for number in numbers(result):

@@ -359,11 +359,12 @@ def _policy(recipe: Recipe) -> "Policy":
     if recipe.policy is None:
         return make_policy({"version": 1}, "recipe", limits)
     policy = read_policy(Path(recipe.policy), limits)
-    elsewhere = [name for name in policy.judged if name in ("tasks", "baseline")]
+    unmeasured = {"tasks": "tasks", "baseline": "baseline", "under-load": "load"}
+    elsewhere = [unmeasured[name] for name in policy.judged if name in unmeasured]
     if elsewhere:
         raise InputError(
             f"{recipe.policy}: `tailcut run` measures no {' and no '.join(elsewhere)}; leave those limits out here and "
-            "judge its result.json by `tailcut gate` with --tasks and --baseline"
+            "judge its result.json by `tailcut gate` with --tasks, --baseline and --load"
         )
     return policy
 

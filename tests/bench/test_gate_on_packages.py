@@ -17,6 +17,9 @@ from tailcut.allocation import NM, Allocation, LayerPlan
 from tailcut.bench import checks, engines
 from tailcut.bench.checks import Subject
 from tailcut.bench.gate import judge
+from tailcut.bench.load_file import read_load
+from tailcut.bench.load_run import bench_load
+from tailcut.bench.load_values import LoadPlan, LoadResult, Visit
 from tailcut.bench.policy import Policy
 from tailcut.bench.quality import package_quality
 from tailcut.bench.result_file import read_result
@@ -28,6 +31,7 @@ from tailcut.results import BenchResult, Blocks, EngineResult, Ratio, Workload
 from tailcut.windows import EvalText
 
 WORKLOAD = Workload(prompt_tokens=8, new_tokens=8, context=32, blocks=3, prefill_blocks=3)
+LOAD = LoadPlan(streams=(2,), contexts=(24,), prompt_tokens=6, new_tokens=4, requests=5, blocks=3, steps=4)
 TEXT = EvalText(
     "It was a bright cold day in spring, and the clocks were striking again. " * 20, "prose", "f00", "as is"
 )
@@ -40,13 +44,23 @@ class Real:
     dense: Path
     sparse: Path
     result: BenchResult
+    load: LoadResult
 
     @property
     def subject(self) -> Subject:
         """With times that count: whatever the machine did meanwhile, these tests are of the gate."""
-        engine = replace(self.result.engines[0], procedures=())
+        engine, loaded = replace(self.result.engines[0], procedures=()), self.load.engines[0]
+        streams = tuple(
+            replace(point, loud=False, disturbed=("",) * len(point.disturbed)) if point.loud else point
+            for point in loaded.streams
+        )
+        contexts = tuple(replace(point, procedure=None) for point in loaded.contexts)
         return Subject(
-            replace(self.result, engines=(engine,)), sparse=self.sparse, dense=self.dense, tasks=self.answers(0.0)
+            replace(self.result, engines=(engine,)),
+            sparse=self.sparse,
+            dense=self.dense,
+            tasks=self.answers(0.0),
+            load=replace(self.load, engines=(replace(loaded, streams=streams, contexts=contexts),)),
         )
 
     def answers(self, lost: float) -> ZeroShot:
@@ -82,9 +96,10 @@ def real(tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFacto
     patch = pytest.MonkeyPatch()
     patch.setenv("TAILCUT_BENCH_LOCK", str(folder / "lock"))
     result = bench(dense, sparse, engines=["tailcut"], workload=WORKLOAD)
+    load = bench_load(dense, sparse, engines=["tailcut"], plan=LOAD)
     patch.undo()
     quality = package_quality(dense, sparse, TEXT, context=32, limit=12, workload=WORKLOAD, kl=True)
-    return Real(dense, sparse, replace(result, quality=(quality,)))
+    return Real(dense, sparse, replace(result, quality=(quality,)), load)
 
 
 # What the tiny pair truly holds. It fits in cache and its steps are mostly overhead, so speeds are only bounded.
@@ -104,6 +119,14 @@ TRUE: dict[str, float | bool | str] = {
     "max_logit_gap": 1e-3,
     "verify_files": True,
     "max_speedup_over_bytes": 100.0,
+    "min_load_tokens_per_second": 0.01,
+    "min_load_speedup": "0.001 at 2",
+    "max_load_ttft_p95_ms": "10000 at 2",
+    "max_load_ttft_p95_ratio": 1000.0,
+    "max_load_itl_p95_ms": 10_000.0,
+    "max_load_itl_p95_ratio": "1000 at 2",
+    "max_context_tpot_ms": "10000 at 24",
+    "min_context_speedup": 0.001,
 }
 
 
@@ -129,12 +152,36 @@ def slower(subject: Subject) -> Subject:
     return with_times(subject, lambda blocks: tuple(tuple(1e9 * ms for ms in block) for block in blocks))
 
 
+def held_up(subject: Subject) -> Subject:
+    """The sparse side's times under load, all of them."""
+    assert subject.load is not None
+    engine = subject.load.engines[0]
+    points = []
+    for point in engine.streams:
+        assert point.sparse is not None
+        visits = tuple((late(first), late(second)) for first, second in point.sparse.visits)
+        points.append(replace(point, sparse=replace(point.sparse, visits=visits)))
+    steps = tuple(
+        replace(point, sparse_ms=tuple(tuple(1e9 * ms for ms in block) for block in point.sparse_ms))
+        for point in engine.contexts
+    )
+    worse = replace(engine, streams=tuple(points), contexts=steps)
+    return replace(subject, load=replace(subject.load, engines=(worse,)))
+
+
+def late(visit: Visit) -> Visit:
+    first, gaps = (tuple(1e9 * ms for ms in times) for times in (visit.ttft_ms, visit.itl_ms))
+    return replace(visit, seconds=1e9 * visit.seconds, ttft_ms=first, itl_ms=gaps)
+
+
 def test_true_claims_pass(real: Real, tmp_path: Path) -> None:
     verdict = judge(real.subject, Policy(TRUE))
     assert verdict.outcome == "pass", [check.sentence for check in verdict.checks if check.outcome != "pass"]
     assert {check.name for check in verdict.checks} >= {"sparse kernel engaged", "logits of the export to torch's"}
     codec.save(real.result, tmp_path / "r.json")  # and what the bench writes is what the gate reads
     assert read_result(tmp_path / "r.json") == real.result
+    codec.save(real.load, tmp_path / "l.json")
+    assert read_load(tmp_path / "l.json") == real.load
 
 
 def copied(real: Real, tmp_path: Path) -> Subject:
@@ -229,6 +276,7 @@ REGRESSIONS: dict[str, tuple[dict[str, Any], Callable[[Real, Subject], Subject]]
     "engagement": ({"require_engagement": True}, lambda real, subject: one_engine(subject, engagement=None)),
     "roofline": ({"max_speedup_over_bytes": 0.001}, lambda real, subject: one_engine(subject, byte_ratio=100.0)),
     "integrity": ({}, lambda real, subject: flipped(subject)),
+    "under-load": ({}, lambda real, subject: held_up(subject)),
     "baseline": (
         {"min_speedup_of_baseline": 0.5, "max_tpot_of_baseline": 2.0},
         lambda real, subject: slower(replace(subject, baseline=subject.result)),
@@ -245,6 +293,8 @@ def test_a_seeded_regression_fails_its_check(name: str, real: Real, tmp_path: Pa
     subject = seed(real, copied(real, tmp_path))
     found = [(check.outcome, check.sentence) for check in judge(subject, Policy(own)).checks]
     assert "fail" in [outcome for outcome, _ in found], found
+    if name == "under-load":  # one regression, eight limits: each of them is broken
+        assert [outcome for outcome, _ in found] == ["fail"] * len(own), found
 
 
 def test_load_makes_the_real_times_undecided(real: Real) -> None:
@@ -275,14 +325,15 @@ def test_the_command_on_the_package(real: Real, tmp_path: Path, tailcut: Any) ->
     """The street of a release: result, policy, package, answers; then the same with one byte changed."""
     subject = copied(real, tmp_path)
     assert subject.sparse is not None
-    for name, value in (("r.json", subject.result), ("a.json", real.answers(0.01))):
+    for name, value in (("r.json", subject.result), ("a.json", real.answers(0.01)), ("l.json", subject.load)):
         codec.save(value, tmp_path / name)
     (tmp_path / "p.yaml").write_text(f"version: 1\nlimits: {json.dumps(TRUE)}\n")
     call = ("gate", tmp_path / "r.json", "--policy", tmp_path / "p.yaml", "--sparse", subject.sparse)
-    more = ("--dense", real.dense, "--tasks", tmp_path / "a.json")
+    more = ("--dense", real.dense, "--tasks", tmp_path / "a.json", "--load", tmp_path / "l.json")
     code, out, _ = tailcut(*call, *more)
     assert code == 0, out
     assert "counted in the package" in out
+    assert "p95 time between tokens at 2 streams" in out
     flipped(subject)
     code, out, _ = tailcut(*call, *more)
     assert code == 1

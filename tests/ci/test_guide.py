@@ -25,7 +25,7 @@ SETTINGS: list[dict[str, Any]] = [yaml.safe_load(text) for kind, text in BLOCKS 
 
 def options(name: str) -> set[str]:
     """The flags of `tailcut NAME`."""
-    module = import_module(f"tailcut.commands.{name}")
+    module = import_module(f"tailcut.commands.{name.replace('-', '_')}")
     function = module.command
     found = set()
     hints = get_type_hints(inspect.unwrap(function), include_extras=True) | function.__annotations__

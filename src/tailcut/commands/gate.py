@@ -41,6 +41,9 @@ def command(
     baseline: Annotated[
         Path | None, typer.Option(help="An earlier result of this machine, for the limits against a baseline.")
     ] = None,
+    load: Annotated[
+        Path | None, typer.Option(help="A result of `tailcut bench-load`, for the limits under load and the report.")
+    ] = None,
     output: Annotated[
         list[str] | None,
         typer.Option(
@@ -77,9 +80,9 @@ def command(
     }
     wanted = outputs.wanted_all([*(output or ()), *(["json=-"] if json else [])])
     demanded = _policy(policy, {key: value for key, value in flags.items() if value is not None}, limit or [], engine)
-    subject = _subject(result, sparse, dense, tasks, baseline)
+    subject = _subject(result, sparse, dense, tasks, baseline, load)
     verdict = judge(subject, demanded)
-    outputs.write(wanted, verdict, subject.result)
+    outputs.write(wanted, verdict, subject.result, subject.load)
     if all(one.path is not None for one in wanted):
         _show(verdict)
     raise typer.Exit(verdict.exit_code)
@@ -103,11 +106,17 @@ def _policy(path: Path | None, flags: dict[str, float], more: list[str], engine:
 
 
 def _subject(
-    result: Path | None, sparse: Path | None, dense: Path | None, tasks: Path | None, baseline: Path | None
+    result: Path | None,
+    sparse: Path | None,
+    dense: Path | None,
+    tasks: Path | None,
+    baseline: Path | None,
+    load: Path | None,
 ) -> "Subject":
     """What is judged, every file of it read and checked."""
     from tailcut.accuracy import ZeroShot
     from tailcut.bench.checks import Subject
+    from tailcut.bench.load_file import read_load
     from tailcut.bench.result_file import read_result
 
     if result is None:
@@ -118,6 +127,7 @@ def _subject(
         dense=dense,
         tasks=codec.load(ZeroShot, tasks) if tasks else None,
         baseline=read_result(baseline) if baseline else None,
+        load=read_load(load) if load else None,
     )
 
 

@@ -20,9 +20,13 @@ def command(
     model: Annotated[
         Path | None, typer.Option(help="A directory with a manifest. [default: RUN_DIR/model, else RUN_DIR/package]")
     ] = None,
+    load: Annotated[
+        Path | None, typer.Option(help="A result of `tailcut bench-load`. [default: RUN_DIR/load.json if there]")
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write. [default: RUN_DIR]")] = None,
 ) -> None:
-    """Write report.md and report.html: verdict, speed, quality, size, roofline, spectra, machine, provenance."""
+    """Write report.md and report.html: verdict, speed, load, quality, size, roofline, spectra, machine, provenance."""
+    from tailcut.bench.load_file import read_load
     from tailcut.bench.report import write_report
     from tailcut.bench.spectra import read_spectra
     from tailcut.results import BenchResult, Verdict
@@ -34,6 +38,7 @@ def command(
     verdict = verdict or _there(base / "verdict.json")
     scores = scores or _there(base / "scores.json")
     spectra = spectra or _there(base / "spectra.npz")
+    load = load or _there(base / "load.json")
     model = model or next((base / name for name in ("model", "package") if (base / name).is_dir()), None)
     written = write_report(
         output or base,
@@ -42,6 +47,7 @@ def command(
         scores=codec.load(LayerScores, scores) if scores else None,
         spectra=read_spectra(spectra) if spectra else None,
         manifest=try_manifest(model) if model else None,
+        load=read_load(load) if load else None,
     )
     for path in written:
         print(path)

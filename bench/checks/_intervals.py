@@ -92,7 +92,12 @@ def quotient(new: Ratio, old: Ratio) -> Ratio:
 
 @lru_cache(maxsize=64)  # several limits look at the same side
 def log_error(blocks: Blocks) -> float:
-    """Standard error of the logarithm of the median of all samples; blocks may differ in length."""
+    """Standard error of the logarithm of the median of all samples; blocks may differ in length.
+
+    Not `stats.median_ratio`'s, which draws whole blocks only, of both sides together: for one side's few blocks that is too
+    sure of itself. Of 300 made-up sessions of 4 blocks of 16 samples, 2 % of noise between blocks and 10 % within, its 95 %
+    intervals held the median in 92.7 %, these in 99.7 %; with 5 % between and 0.5 % within in 97.7 % and 96.3 %.
+    """
     kept = [np.asarray(block, np.float64) for block in blocks if len(block)]
     sizes = np.asarray([len(block) for block in kept])
     if sizes.sum() > _MOST:

@@ -1,6 +1,7 @@
 """The HTML page: what stands first, what a reader without colour, light or width sees, and that it is inert."""
 
 import base64
+import importlib
 import re
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from tailcut.allocation import LayerPlan, LayerScore, LayerScores, Unstructured
 from tailcut.bench.esd import block_panels
 from tailcut.bench.gate import seeded_result
+from tailcut.bench.load_values import LoadResult
 from tailcut.bench.page import html_page
 from tailcut.bench.plan_plots import of_plan
 from tailcut.bench.plots import ENGINE_MARKS, of_latency
@@ -67,11 +69,22 @@ def scores_of(text: str) -> LayerScores:
     return LayerScores("fingerprint", tuple(layers), 10_000)
 
 
+def load_with(text: str) -> LoadResult:
+    made: LoadResult = importlib.import_module("tailcut.bench.checks._seeded_load").seeded_load(speedup=2.0)
+    engine = replace(made.engines[0], licence=text, cautions=(text,))
+    return replace(made, engines=(engine, replace(engine, engine="gone", streams=(), contexts=(), reason=text)))
+
+
 def page_of(text: str, outcome: Outcome = "fail") -> str:
     scores = scores_of(text)
     spectra = {layer.name: np.sort(np.random.default_rng(0).pareto(2.0, 32) + 1) for layer in scores.layers}
     return html_page(
-        result_with(text), verdict(outcome, text), scores=scores, spectra=spectra, manifest=manifest_of(text)
+        result_with(text),
+        verdict(outcome, text),
+        scores=scores,
+        spectra=spectra,
+        manifest=manifest_of(text),
+        load=load_with(text),
     )
 
 

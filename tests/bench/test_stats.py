@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tailcut.bench.checks._intervals import median
 from tailcut.bench.stats import drift, mean_exp_ratio, median_ratio, student
 
 
@@ -34,6 +35,21 @@ def test_a_against_a_covers_one_at_least_as_often_as_stated(confidence: float, b
     # two binomial standard errors below what is stated
     assert covered / trials > confidence - 2 * np.sqrt(confidence * (1 - confidence) / trials)
     assert abs(np.mean(centre) - 1) < 0.01  # noise of one median ratio is about 2 %, its mean over 150 far less
+
+
+@pytest.mark.parametrize("blocks", [4, 10])
+@pytest.mark.parametrize("within", [0.005, 0.1])
+def test_a_median_of_one_side_covers_the_truth_as_often_as_stated(blocks: int, within: float) -> None:
+    """Noise between blocks, or within them, as the larger part."""
+    rng = np.random.default_rng(blocks)
+    trials, covered = 200, 0
+    for _ in range(trials):
+        times = np.exp(rng.normal(0, 0.05, (blocks, 1)) + rng.normal(0, within, (blocks, 16)))
+        found = median(tuple(map(tuple, times)), 0.95)
+        assert found is not None
+        covered += found.low <= 1.0 <= found.high
+    # two binomial standard errors below what is stated
+    assert covered / trials > 0.95 - 2 * np.sqrt(0.95 * 0.05 / trials)
 
 
 def test_a_true_speedup_is_inside() -> None:

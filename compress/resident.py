@@ -32,6 +32,7 @@ class Weights:
         self.checkpoint, self.skeleton = checkpoint, skeleton
         self.device, self.dtype = torch.device(device), dtype
         self._names = TensorNames(checkpoint, skeleton)
+        self.rest: dict[str, str] = {}  # parameter name -> checkpoint tensor of what `load_rest` loaded
 
     def block_tensors(self, index: int) -> dict[str, str]:
         """Parameter name inside the block -> checkpoint tensor."""
@@ -71,6 +72,7 @@ class Weights:
             if id(parameter) in wanted:
                 tensor = self._names.require(name, tuple(parameter.shape))
                 put(model, name, self.to_device(self.checkpoint.read(tensor)))
+                self.rest[name] = tensor
                 claimed.add(tensor)
         _move_buffers(model, self.device)
         self._load_head(model, frozenset(claimed))
@@ -86,17 +88,16 @@ class Weights:
         texts = model.config.get_text_config(decoder=True)
         if getattr(model.config, "tie_word_embeddings", False) or getattr(texts, "tie_word_embeddings", False):
             head.weight = model.get_input_embeddings().weight
+            if (stored := self._names.find(f"{name}.weight")) is not None:  # some checkpoints hold the same twice
+                self.rest[f"{name}.weight"] = stored
         else:
             shape = tuple(int(size) for size in model.get_output_embeddings().weight.shape)
             found = self._names.find(f"{name}.weight") or head_tensor(self.checkpoint, shape, claimed)
-            put(
-                head,
-                "weight",
-                self.to_device(self.checkpoint.read(found or self._names.require(f"{name}.weight", shape))),
-            )
+            self.rest[f"{name}.weight"] = found or self._names.require(f"{name}.weight", shape)
+            put(head, "weight", self.to_device(self.checkpoint.read(self.rest[f"{name}.weight"])))
         bias = getattr(head, "bias", None)
         if isinstance(bias, Tensor):
-            tensor = self._names.require(f"{name}.bias", tuple(bias.shape))
+            tensor = self.rest[f"{name}.bias"] = self._names.require(f"{name}.bias", tuple(bias.shape))
             put(head, "bias", self.to_device(self.checkpoint.read(tensor)))
 
 

@@ -1,12 +1,18 @@
 """A model's own tokenizer, loaded from its directory and from nowhere else."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
 
 from tailcut.errors import InputError
 
 # any one of these makes a directory's tokenizer
 _TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+_PIECE: Final = 1 << 16  # characters
+_PIECES: Final = 256  # that the tokenizers library takes at once, on all cores
 
 
 def load_tokenizer(model_dir: Path) -> Any:  # noqa: ANN401  (transformers' tokenizers share no typed base)
@@ -30,3 +36,24 @@ def encode(model_dir: Path, text: str) -> tuple[list[int], int | None]:
     bos = tokenizer.bos_token_id
     adds_bos = bos is not None and bool(with_special) and with_special[0] == bos
     return ids, int(bos) if adds_bos else None
+
+
+def encode_long(model_dir: Path, text: str) -> tuple[npt.NDArray[np.int32], int | None]:
+    """The same for a text of any length, int32 [tokens]: pieces of some 64 kB that end at blank lines go one by one."""
+    tokenizer = load_tokenizer(model_dir)
+    _, bos = encode(model_dir, "a")
+    pieces = list(_pieces(text))
+    parts: list[npt.NDArray[np.int32]] = [np.zeros(0, np.int32)]
+    for start in range(0, len(pieces), _PIECES):
+        found = tokenizer(pieces[start : start + _PIECES], add_special_tokens=False, verbose=False)["input_ids"]
+        parts += [np.asarray(ids, np.int32) for ids in found]
+    return np.concatenate(parts), bos
+
+
+def _pieces(text: str) -> Iterator[str]:
+    start = 0
+    while start < len(text):
+        end = text.find("\n\n", start + _PIECE)
+        end = len(text) if end < 0 else end + 2
+        yield text[start:end]
+        start = end

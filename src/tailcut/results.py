@@ -298,3 +298,54 @@ class Verdict:
     @property
     def exit_code(self) -> int:
         return EXIT_CODES[self.outcome]
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryPoint:
+    """One look at a recovery under way. `loss` and `heldout` are in the stage's unit."""
+
+    step: int  # optimiser steps so far; of a method that goes block by block, the block
+    tokens: int  # learnt from so far
+    seconds: float
+    heldout: float  # on held-out text; of a block, after its recovery
+    loss: float | None = None  # mean on training text since the last look; of a block, before its recovery
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryStage:
+    """One method of a recovery."""
+
+    method: str
+    unit: str  # "KL, nats a token", "relative output error"
+    ended: str  # why no further step was taken
+    steps: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    best_step: int | None = None  # whose weights were kept; None: the last
+    curve: tuple[RecoveryPoint, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryResult:
+    """What `tailcut recover` did to one model: `recovery.json` in the directory that it wrote."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    VISIBLE_TEXT: ClassVar[bool] = True
+    stages: tuple[RecoveryStage, ...]
+    teacher: str
+    teacher_sha256: str
+    texts: Mapping[str, str]  # file name -> sha256
+    train_tokens: int  # of the text; a stage may have gone over them more than once
+    heldout_tokens: int
+    heldout_kl_before: float  # KL(teacher || model) of the next token, nats, float32
+    heldout_kl_after: float
+    sparsity: float
+    mask_sha256_before: str  # of which block weights are not zero
+    mask_sha256_after: str  # the same unless `new_zeros`
+    new_zeros: int = 0  # kept weights that rounding made zero
+    made_by: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        return sum(stage.seconds for stage in self.stages)

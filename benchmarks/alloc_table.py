@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import alloc_table_render as shown  # beside this script
-from alloc_cells import PATTERNS, PRUNERS, SPARSITIES, VARIANTS, Cell, cells
+from alloc_cells import PATTERNS, PRUNERS, SPARSITIES, VARIANTS, Cell, cell_of, cells
 
 from tailcut.bench.machine import commit, describe_machine, usable_cpus
 from tailcut.errors import InputError
@@ -40,8 +40,8 @@ _Task = dict[str, Any]
 class Results:
     """OUTPUT.jsonl, a line a finished cell, and OUTPUT, all of them."""
 
-    def __init__(self, path: Path, head: dict[str, Any], earlier: Sequence[Path] = ()) -> None:
-        self.path, self.head = path, head
+    def __init__(self, path: Path, head: dict[str, Any], effort: float, earlier: Sequence[Path] = ()) -> None:
+        self.path, self.head, self.effort = path, head, effort
         self.rows: dict[str, dict[str, Any]] = {}
         self.dense: dict[str, dict[str, Any]] = {}
         for file in (*earlier, path):
@@ -56,10 +56,17 @@ class Results:
         return self.path.with_suffix(".jsonl")
 
     def _take_over(self, content: dict[str, Any], file: Path) -> None:
-        if content["setup"] != self.head["setup"]:
-            raise InputError(f"{file}: was measured with another setup ({content['setup']}); choose another output")
-        self.rows |= content["rows"]
+        setup = dict(content["setup"])
+        effort = setup.pop("search", None)  # earlier files had one for all their rows
+        if setup != self.head["setup"]:
+            raise InputError(f"{file}: was measured with another setup ({setup}); choose another output")
+        for key, row in content["rows"].items():
+            self.rows[key] = row | ({"search": effort} if cell_of(key).searches and "search" not in row else {})
         self.dense |= content["models"]
+
+    def holds(self, cell: Cell) -> bool:
+        """Whether it is measured; of `auto` and `evo`, with the time or evaluations of this run."""
+        return cell.key in self.rows and self.rows[cell.key].get("search", self.effort) == self.effort
 
     def _note(self, entry: dict[str, Any]) -> None:
         (self.dense if entry["kind"] == "dense" else self.rows)[entry["key"]] = entry["row"]
@@ -178,7 +185,7 @@ def tasks_of(wanted: Sequence[Cell], results: Results, models: Sequence[str]) ->
     listed: list[_Task] = []
     known: set[tuple[str, ...]] = set()
     for cell in wanted:
-        if cell.key in results.rows:
+        if results.holds(cell):
             continue
         makes = {"spectra": ("spectra", cell.model), "text": ("text", cell.model, str(cell.seed))}
         needs = [("dense", cell.model), *(makes[need] for need in cell.needs)]
@@ -214,7 +221,8 @@ def _serve(hand: Hand, queue: Queue, results: Results, facts: dict[str, Any]) ->
         if "error" in answer:
             print(f"FAILED {name}: {answer['error']}", flush=True)
         elif task["kind"] in ("cell", "dense"):
-            row = answer | {"seconds": round(seconds, 2), "device": hand.device or "cpu"} | facts
+            own = facts if task.get("searches") else {"commit": facts["commit"]}
+            row = answer | {"seconds": round(seconds, 2), "device": hand.device or "cpu"} | own
             with queue.lock:
                 results.add(task["kind"], str(task.get("key") or task["model"]), row)
             told = "".join(f", {key} {answer[key]:.4g}" for key in ("ppl", "kl", "sparsity") if key in answer)
@@ -230,7 +238,6 @@ def run(options: argparse.Namespace) -> None:
     described = setup | {
         "text": sha256_file(options.text),
         "calibration": sha256_file(options.calibration),
-        "search": options.search_evaluations or options.search_minutes,
     }
     described.pop("device")
     machine = asdict(describe_machine()) | {"commit": options.commit or commit(Path(__file__).parents[1])}
@@ -238,7 +245,8 @@ def run(options: argparse.Namespace) -> None:
     head = {"what": "allocators after one-shot pruning, no recovery", "machine": machine, "names": names}
     options.work.mkdir(parents=True, exist_ok=True)
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    results = Results(options.output, head | {"setup": described}, options.earlier)
+    effort = options.search_evaluations or options.search_minutes
+    results = Results(options.output, head | {"setup": described}, effort, options.earlier)
     wanted = cells(list(models), _narrowed(options))
     listed = tasks_of(wanted, results, list(models))
     made = {tuple(task["makes"]) for task in listed if prepared(task, options.work, results)}
@@ -254,10 +262,10 @@ def run(options: argparse.Namespace) -> None:
     }
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # `timeout` ends a call as Ctrl-C does, with the file saved
     try:
-        _work(queue, results, options, shared, {"commit": machine["commit"]})
+        _work(queue, results, options, shared, {"commit": machine["commit"], "search": effort})
     finally:
         results.save()
-    left = sum(cell.key not in results.rows for cell in wanted)
+    left = sum(not results.holds(cell) for cell in wanted)
     print(f"{len(wanted) - left} of {len(wanted)} cells measured, {left} open; {options.output}", flush=True)
 
 

@@ -116,11 +116,15 @@ def number(value: float) -> str:
     return f"{value:.1f}" if value < 1e4 else f"{value:.3g}"
 
 
+def _effort(search: float) -> str:
+    return f"{search:g} {'evaluations' if isinstance(search, int) else 'minutes'}"
+
+
 def _note(content: dict[str, Any]) -> str:
     setup, rows = content["setup"], content["rows"].values()
     windows = sorted({int(model["windows"]) for model in content["models"].values()})
     seeds = sorted({int(key.split()[-1]) for key in content["rows"]})
-    searched = f"{setup['search']:g} {'evaluations' if isinstance(setup['search'], int) else 'minutes'}"
+    searched = " or ".join(sorted({_effort(row["search"]) for row in rows if "search" in row})) or "no time"
     devices = ", ".join(sorted({row["device"] for row in rows}))
     commits = ", ".join(sorted({row["commit"] or "unknown" for row in rows}))
     quick = "calibration in bfloat16 (sums and pruning in float32), test text in TF32"

@@ -65,15 +65,26 @@ def _choose(subject: Subject, measures: Measures, known: Sequence[Candidate], mi
     measures.until = shares.evolution
     refined = refine(measures, grid, grid.of(best.allocation), Rules(), subject.task.calibration.seed)
     ours = Candidate(REFINED, allocation_of(grid, refined.levels, subject.task.scores, "auto"))
-    rest = [candidate for candidate, _ in ranked if candidate is not uniform]
-    for place, candidate in enumerate([ours, *rest][: shares.finals]):
+    for place, candidate in enumerate(_finalists(grid, ours, ranked, known)[: shares.finals]):
         if place > 1 and not measures.by_count and measures.used + _seconds_a_final(measures) > measures.total:
             break
         results[candidate.name] = measures.slow(candidate.allocation, candidate.name), candidate.allocation
     winner = min(results, key=lambda name: results[name][0])
     finals = {name: divergence for name, (divergence, _) in results.items()}
     more = _said(winner, best.name, finals, refined, ranked) | {"without": ", ".join(missing) or "nothing"}
+    more |= {"candidates_known": str(len(known))}
     return signed(results[winner][1], "auto", subject, measures, more)
+
+
+def _finalists(
+    grid: Grid, ours: Candidate, ranked: Sequence[tuple[Candidate, float]], known: Sequence[Candidate]
+) -> list[Candidate]:
+    """What is cut beside uniform (the first known), in this order: without the time to compare all, the rest as they are listed."""
+    heard = [candidate for candidate, _ in ranked if candidate is not known[0]]
+    names = {candidate.name for candidate in heard}
+    rest = [*heard, *(candidate for candidate in known[1:] if candidate.name not in names)]
+    # a search that ended before its first step has nothing of its own
+    return rest if (grid.of(ours.allocation) == grid.of(known[0].allocation)).all() else [ours, *rest]
 
 
 def _shares(measures: Measures) -> _Shares:

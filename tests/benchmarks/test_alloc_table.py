@@ -161,6 +161,13 @@ def test_auto_is_searched_within_its_evaluations(script: Any, words: list[str], 
     assert "obey 2:4" in patterns["provenance"]["two_four"]
     assert plain["provenance"]["allocator"] == patterns["provenance"]["allocator"] == "auto"
     assert len(list((tmp_path / "work").glob("*.search.jsonl"))) == 2
+    assert plain["search"] == 2
+    script.main([*words, *few, "--search-evaluations", "2"])
+    again = json.loads((tmp_path / "out.json").read_bytes())["rows"]
+    assert again == rows  # nothing was measured twice
+    script.main([*words, *few, "--targets", "0.6", "--search-evaluations", "3"])
+    more = json.loads((tmp_path / "out.json").read_bytes())["rows"]
+    assert {key: row["search"] for key, row in more.items()} == {"tiny auto wanda 0.6 0": 3, "tiny auto wanda 4:8 0": 2}
 
 
 def test_cells_that_search_are_not_started_without_the_time_for_it(script: Any) -> None:
@@ -190,7 +197,7 @@ def test_ratios_intervals_and_outliers_of_known_numbers(script: Any) -> None:
         for seed in (0, 1)
         for name, extra in (("uniform", 0.0), ("alpha", gain))
     }
-    setup = {"context": 2048, "samples": 128, "seqlen": 2048, "search": 3.0, "forward": "float32"}
+    setup = {"context": 2048, "samples": 128, "seqlen": 2048, "forward": "float32"}
     content = {"models": {"m": {"ppl": 10.0, "windows": 100}}, "rows": rows, "setup": setup}
     content |= {"names": {"text": "wiki.test.raw", "calibration": "c4.jsonl"}}
     difference = shown.Rows(content).difference("m", "alpha", "wanda", "0.7")

@@ -191,3 +191,8 @@ def _show(scores: LayerScores, allocation: Allocation, out: Path) -> None:
     for key, words in (*shown, ("finals", "KL of the finalists")):
         if key in said:
             print(f"{words}: {said[key]}")
+    compared, known = int(said.get("candidates", "0")), int(said.get("candidates_known", "0"))
+    if compared < known:
+        print(
+            f"only {compared} of {known} candidates could be compared in the time given; more --minutes choose better"
+        )

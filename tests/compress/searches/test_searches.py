@@ -210,6 +210,17 @@ def test_time_is_kept(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     assert allocation.provenance["minutes"] == "1.0"
 
 
+def test_without_time_to_compare_the_finals_are_of_different_plans(task: Task) -> None:
+    """Time for the dear cuts alone: beside uniform a candidate is cut, not uniform again."""
+    allocation = search("auto", replace(task, effort=replace(EFFORT, evaluations=None, minutes=1e-6)))
+    said = allocation.provenance
+    assert said["candidates"] == "1"
+    assert int(said["candidates_known"]) > 2
+    finals = finals_of(allocation)
+    assert len(finals) == 3  # uniform and the two that are always judged
+    assert "refined" not in finals
+
+
 @every_search
 @pytest.mark.parametrize(
     ("budget", "settings", "said"),

@@ -6,6 +6,7 @@ many equal modules as the config has hidden layers. Expert lists lie inside a bl
 the text decoder, so neither can be mistaken for it. Code shipped beside a checkpoint is never run.
 """
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,15 +20,17 @@ from transformers.pytorch_utils import Conv1D
 
 from tailcut.checkpoint import Checkpoint
 from tailcut.errors import InputError
+from tailcut.shapes import Overrides, overrides_of, plain
 
 
 @dataclass(frozen=True, slots=True)
 class Skeleton:
-    """A causal LM on the meta device, and where its decoder blocks hang ("model.layers")."""
+    """A causal LM on the meta device, where its decoder blocks hang ("model.layers"), and what single blocks have of their own."""
 
     model: PreTrainedModel
     blocks_name: str
     blocks: nn.ModuleList
+    own: tuple[Overrides, ...]  # of each block; see tailcut.shapes
 
     def block_prefix(self, index: int) -> str:
         """Name of one block's modules up to and with the last dot."""
@@ -45,9 +48,32 @@ def build_skeleton(checkpoint: Checkpoint) -> Skeleton:
         raise InputError(
             f"{checkpoint.directory}: no causal language model can be built from config.json ({_first_line(error)})"
         ) from error
-    model.eval()
     name, blocks = _find_blocks(model, checkpoint)
-    return Skeleton(model, name, blocks)
+    skeleton = Skeleton(model, name, blocks, overrides_of(checkpoint.config, len(blocks)))
+    for index, own in enumerate(skeleton.own):
+        if own:
+            blocks[index] = shaped_block(skeleton, index, {})
+    model.eval()
+    return skeleton
+
+
+def shaped_block(skeleton: Skeleton, index: int, settings: Overrides) -> nn.Module:
+    """Block `index` on the meta device as its family's own class builds it with these settings on top of its own.
+
+    InputError where the class refuses them.
+    """
+    own = {**skeleton.own[index], **settings}
+    config = copy.copy(skeleton.model.config.get_text_config(decoder=True))
+    # set, not built anew: a class may refuse 26 heads for a hidden size of 4096, though its modules have no such need
+    for name, value in own.items():
+        setattr(config, name, value)
+    family: Any = type(skeleton.blocks[index])
+    try:
+        with _parameters_on_meta():
+            block: nn.Module = family(config, index)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        raise InputError(f"block {index} cannot be built with {own} ({_first_line(error)})") from error
+    return block.eval()
 
 
 def linears_of(block: nn.Module) -> Iterator[tuple[str, nn.Linear | Conv1D]]:
@@ -144,9 +170,9 @@ def _typed_config(checkpoint: Checkpoint) -> PretrainedConfig:
             f"{checkpoint.directory}/config.json: unknown model family {family!r}; tailcut handles causal language "
             "models that transformers knows without remote code"
         )
-    body: Mapping[str, Any] = {key: value for key, value in checkpoint.config.items() if key != "auto_map"}
+    body = {key: value for key, value in plain(checkpoint.config).items() if key != "auto_map"}
     try:
-        config: PretrainedConfig = CONFIG_MAPPING[family].from_dict(dict(body))
+        config: PretrainedConfig = CONFIG_MAPPING[family].from_dict(body)
     except Exception as error:  # the library's validators raise classes of their own that share no base
         raise InputError(f"{checkpoint.directory}/config.json: refused by {family} ({_first_line(error)})") from error
     return config

@@ -101,7 +101,7 @@ class Emitter:
 
     def mlp(self, x: str, spec: MlpSpec) -> str:
         """The feed-forward part: [batch, sequence, hidden] -> same."""
-        hidden, wide = self.spec.hidden, self.spec.intermediate
+        hidden, wide = self.spec.hidden, self.spec.width_of(spec)
         if not spec.gated:
             inner = self.activation(self.linears.apply(x, spec.up[0], wide, hidden), spec.activation)
         else:
@@ -110,7 +110,7 @@ class Emitter:
         return self.linears.apply(inner, spec.down, hidden, wide)
 
     def _gate_and_up(self, x: str, spec: MlpSpec) -> tuple[str, str]:
-        hidden, wide = self.spec.hidden, self.spec.intermediate
+        hidden, wide = self.spec.hidden, self.spec.width_of(spec)
         if len(spec.up) == 2 and not self.linears.storage.joins:
             gate, up = (self.linears.apply(x, module, wide, hidden) for module in spec.up)
             return gate, up
@@ -120,23 +120,24 @@ class Emitter:
 
     def gate_up(self, x: str, spec: MlpSpec) -> str:
         """x -> gate and up side by side, [batch, sequence, 2 intermediate], from one matrix."""
-        sizes = [2 * self.spec.intermediate // len(spec.up)] * len(spec.up)
+        sizes = [2 * self.spec.width_of(spec) // len(spec.up)] * len(spec.up)
         return self.linears.apply_joined(x, spec.up, sizes, self.spec.hidden)
 
     def packed_qkv(self, x: str, spec: AttentionSpec) -> str:
         """x -> queries, keys and values side by side, from one matrix."""
-        sizes = self.qkv_sizes if len(spec.qkv) == 3 else [sum(self.qkv_sizes)]
+        sizes = self.qkv_sizes(spec)
+        sizes = sizes if len(spec.qkv) == 3 else [sum(sizes)]
         return self.linears.apply_joined(x, spec.qkv, sizes, self.spec.hidden)
 
-    @property
-    def qkv_sizes(self) -> list[int]:
-        """Channels of all queries, keys and values."""
+    def qkv_sizes(self, spec: AttentionSpec) -> list[int]:
+        """Channels of one block's queries, keys and values."""
         dims = self.spec
-        return [dims.heads * dims.head_dim, dims.kv_heads * dims.head_dim, dims.kv_heads * dims.head_dim]
+        cached = dims.kv_heads_of(spec) * dims.head_dim
+        return [dims.heads_of(spec) * dims.head_dim, cached, cached]
 
     def project(self, x: str, spec: AttentionSpec) -> tuple[str, str, str]:
         """x -> queries [batch, sequence, heads, head_dim], keys and values [batch, sequence, kv_heads, head_dim]."""
-        dims, graph, sizes = self.spec, self.graph, self.qkv_sizes
+        dims, graph, sizes = self.spec, self.graph, self.qkv_sizes(spec)
         if spec.order == "heads":
             return self._split_heads(self.packed_qkv(x, spec))
         if len(spec.qkv) == 1 or self.linears.storage.joins:
@@ -179,38 +180,39 @@ class Emitter:
         q, k = self.norm(q, spec.q_norm, dims.head_dim), self.norm(k, spec.k_norm, dims.head_dim)
         if spec.rotary is not None and tables is not None:
             q, k = self.rotate(q, spec.rotary, tables), self.rotate(k, spec.rotary, tables)
-        q = self._to_groups(graph.op("Mul", q, graph.real(spec.scale)))
+        heads = dims.heads_of(spec)
+        q = self._to_groups(graph.op("Mul", q, graph.real(spec.scale)), heads)
         k, v = (graph.op("Transpose", part, perm=[0, 2, 1, 3]) for part in (k, v))
         keys, values = cache(index, k, v)
         scores = graph.op("MatMul", q, graph.op("Transpose", keys, perm=[0, 1, 3, 2]))
-        mixed = graph.op("MatMul", self._attention_weights(self.softcap(scores, spec.softcap), bias), values)
-        return self.linears.apply(self._from_groups(mixed), spec.out, dims.hidden, dims.heads * dims.head_dim)
+        mixed = graph.op("MatMul", self._attention_weights(self.softcap(scores, spec.softcap), bias, heads), values)
+        return self.linears.apply(self._from_groups(mixed, heads), spec.out, dims.hidden, heads * dims.head_dim)
 
-    def _to_groups(self, q: str) -> str:
+    def _to_groups(self, q: str, heads: int) -> str:
         """[batch, sequence, heads, d] -> [batch, kv_heads, group * sequence, d]."""
         graph, dims = self.graph, self.spec
         turned = graph.op("Transpose", q, perm=[0, 2, 1, 3])
         if dims.group == 1:
             return turned
-        return graph.op("Reshape", turned, graph.constant([0, dims.kv_heads, -1, dims.head_dim]))
+        return graph.op("Reshape", turned, graph.constant([0, heads // dims.group, -1, dims.head_dim]))
 
-    def _from_groups(self, mixed: str) -> str:
+    def _from_groups(self, mixed: str, heads: int) -> str:
         """[batch, kv_heads, group * sequence, d] -> [batch, sequence, heads * d]."""
         graph, dims = self.graph, self.spec
         if dims.group > 1:
-            mixed = graph.op("Reshape", mixed, graph.constant([0, dims.heads, -1, dims.head_dim]))
+            mixed = graph.op("Reshape", mixed, graph.constant([0, heads, -1, dims.head_dim]))
         turned = graph.op("Transpose", mixed, perm=[0, 2, 1, 3])
-        return graph.op("Reshape", turned, graph.constant([0, 0, dims.heads * dims.head_dim]))
+        return graph.op("Reshape", turned, graph.constant([0, 0, heads * dims.head_dim]))
 
-    def _attention_weights(self, scores: str, bias: str) -> str:
+    def _attention_weights(self, scores: str, bias: str, heads: int) -> str:
         """softmax(scores + bias). With fixed sizes the heads are unfolded, so that one row of bias serves a group."""
         graph, group = self.graph, self.spec.group
         if self.fixed is None or group == 1 or self.fixed[0] == 1:
             return graph.op("Softmax", graph.op("Add", scores, bias), axis=-1)
         tokens, total = self.fixed
-        unfolded = graph.op("Reshape", scores, graph.constant([1, self.spec.heads, tokens, total]))
+        unfolded = graph.op("Reshape", scores, graph.constant([1, heads, tokens, total]))
         weights = graph.op("Softmax", graph.op("Add", unfolded, bias), axis=-1)
-        return graph.op("Reshape", weights, graph.constant([1, self.spec.kv_heads, group * tokens, total]))
+        return graph.op("Reshape", weights, graph.constant([1, heads // group, group * tokens, total]))
 
     def block(
         self,

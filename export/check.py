@@ -24,16 +24,18 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from tailcut.checkpoint import Checkpoint
+from tailcut.checkpoint import Checkpoint, read_config
 from tailcut.errors import InputError, MissingEnvironmentError
 from tailcut.export.fused_check import FusedRunner
 from tailcut.export.layouts import Storage
 from tailcut.export.quantise import Matrix, round_trip
 from tailcut.export.spec import DecoderSpec
+from tailcut.export.uneven import load_uneven
 from tailcut.kernels.decoder import Decoder, Ints
 from tailcut.kernels.package import FUSED_NAME, MODEL_NAME
 from tailcut.kernels.session import session_options
 from tailcut.quantised import Precision
+from tailcut.shapes import differs
 from tailcut.sidecar import Sidecars
 
 if TYPE_CHECKING:
@@ -168,6 +170,8 @@ def load_torch(model_dir: Path) -> "PreTrainedModel":
         )
     disable_progress_bar()  # type: ignore[no-untyped-call]
     logging.getLogger("transformers").setLevel(logging.ERROR)
+    if differs(read_config(model_dir)):
+        return load_uneven(model_dir)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             model_dir, dtype=torch.float32, attn_implementation="eager", use_safetensors=True, local_files_only=True

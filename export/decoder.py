@@ -36,7 +36,7 @@ def build_decoder(emitter: Emitter) -> onnx.ModelProto:
     presents: list[tuple[str, str]] = []
 
     def cache(index: int, key: str, value: str) -> tuple[str, str]:
-        whole = tuple(_with_past(emitter, f"{index}.{part}", new) for part, new in (("key", key), ("value", value)))
+        whole = tuple(_with_past(emitter, index, part, new) for part, new in (("key", key), ("value", value)))
         presents.append((whole[0], whole[1]))
         return whole[0], whole[1]
 
@@ -45,15 +45,16 @@ def build_decoder(emitter: Emitter) -> onnx.ModelProto:
     logits = emitter.softcap(emitter.vocabulary.logits(emitter.finish(x)), spec.final_softcap)
     graph.output("logits", logits, ["batch", "sequence", spec.vocab])
     for index, pair in enumerate(presents):
+        heads = spec.kv_heads_of(spec.blocks[index].attention)
         for part, value in zip(("key", "value"), pair, strict=True):
-            graph.output(f"present.{index}.{part}", value, ["batch", spec.kv_heads, "total", spec.head_dim])
+            graph.output(f"present.{index}.{part}", value, ["batch", heads, "total", spec.head_dim])
     return graph.model(f"{spec.family} decoder", IR_VERSION)
 
 
-def _with_past(emitter: Emitter, name: str, new: str) -> str:
+def _with_past(emitter: Emitter, index: int, part: str, new: str) -> str:
     spec = emitter.spec
-    shape: list[int | str] = ["batch", spec.kv_heads, "past", spec.head_dim]
-    past = emitter.graph.input(f"past_key_values.{name}", np.float32, shape)
+    shape: list[int | str] = ["batch", spec.kv_heads_of(spec.blocks[index].attention), "past", spec.head_dim]
+    past = emitter.graph.input(f"past_key_values.{index}.{part}", np.float32, shape)
     return emitter.graph.op("Concat", past, new, axis=2)
 
 

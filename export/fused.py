@@ -105,7 +105,7 @@ def _mlp(emitter: Emitter, x: str, spec: MlpSpec) -> str:
     if not spec.gated or spec.activation not in ("silu", "swish"):
         return emitter.mlp(x, spec)
     inner = emitter.graph.op(SWIGLU, emitter.gate_up(x, spec), domain=DOMAIN)
-    return emitter.linears.apply(inner, spec.down, emitter.spec.hidden, emitter.spec.intermediate)
+    return emitter.linears.apply(inner, spec.down, emitter.spec.hidden, emitter.spec.width_of(spec))
 
 
 def _add_and_norm(emitter: Emitter, x: str, branch: str, module: str) -> tuple[str, str]:
@@ -144,7 +144,8 @@ def _attention(emitter: Emitter, x: str, index: int, tables: Tables, lengths: tu
     """Attention of block `index` over the cache that the caller keeps: [batch, sequence, hidden] -> same."""
     graph, dims = emitter.graph, emitter.spec
     spec = dims.blocks[index].attention
-    shape: list[int | str] = ["batch", dims.kv_heads, "capacity", dims.head_dim]
+    heads, kv_heads = dims.heads_of(spec), dims.kv_heads_of(spec)
+    shape: list[int | str] = ["batch", kv_heads, "capacity", dims.head_dim]
     kind = np.float16 if emitter.linears.storage.kv_cache == "float16" else np.float32
     past = [graph.input(f"past_key_values.{index}.{part}", kind, shape) for part in ("key", "value")]
     present = [graph.declare(f"present.{index}.{part}", shape, kind) for part in ("key", "value")]
@@ -155,13 +156,13 @@ def _attention(emitter: Emitter, x: str, index: int, tables: Tables, lengths: tu
         [f"{label}:0", *present],
         name=label,
         domain=DOMAIN,
-        num_heads=dims.heads,
-        kv_num_heads=dims.kv_heads,
+        num_heads=heads,
+        kv_num_heads=kv_heads,
         scale=spec.scale,
         local_window_size=spec.window or -1,
         softcap=spec.softcap or 0.0,
     )
-    return emitter.linears.apply(f"{label}:0", spec.out, dims.hidden, dims.heads * dims.head_dim)
+    return emitter.linears.apply(f"{label}:0", spec.out, dims.hidden, heads * dims.head_dim)
 
 
 def _packed(emitter: Emitter, x: str, spec: AttentionSpec) -> str:
@@ -170,13 +171,14 @@ def _packed(emitter: Emitter, x: str, spec: AttentionSpec) -> str:
     packed = emitter.packed_qkv(x, spec)
     if spec.q_norm is None and spec.k_norm is None:
         return packed
-    q, k, v = graph.ops("Split", (packed, graph.constant(emitter.qkv_sizes)), 3, axis=-1)
+    sizes = emitter.qkv_sizes(spec)
+    q, k, v = graph.ops("Split", (packed, graph.constant(sizes)), 3, axis=-1)
 
     def normed(part: str, module: str | None, channels: int) -> str:
         heads = graph.op("Reshape", part, graph.constant([0, 0, -1, width]))
         return graph.op("Reshape", _rms(emitter, heads, module, width), graph.constant([0, 0, channels]))
 
-    parts = normed(q, spec.q_norm, emitter.qkv_sizes[0]), normed(k, spec.k_norm, emitter.qkv_sizes[1]), v
+    parts = normed(q, spec.q_norm, sizes[0]), normed(k, spec.k_norm, sizes[1]), v
     return graph.op("Concat", *parts, axis=-1)
 
 

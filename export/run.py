@@ -26,12 +26,14 @@ from tailcut.export.graph import DataFile, Graph
 from tailcut.export.layouts import Linears, Storage, storage
 from tailcut.export.sizes import facts
 from tailcut.export.spec import DecoderSpec
+from tailcut.export.uneven import with_own_shapes
 from tailcut.export.weights import Weights
 from tailcut.files import new_directory
 from tailcut.kernels.package import DATA_NAME, FUSED_NAME, MODEL_NAME
 from tailcut.manifest import Manifest, RealisedLayer, file_entries, try_manifest, write_manifest
 from tailcut.progress import Reporter, silent
 from tailcut.quantised import CachePrecision, HeadPrecision, Precision
+from tailcut.shapes import differs
 from tailcut.sidecar import Sidecars, open_sidecars
 
 FAMILIES: Final = "tailcut.export.families"
@@ -126,7 +128,7 @@ def describe(config: Mapping[str, object], model_dir: Path) -> DecoderSpec:
         raise TypeError(f"{family}: describe must return a DecoderSpec")
     if spec.heads % spec.kv_heads:
         raise InputError(f"config.json: {spec.heads} heads cannot share {spec.kv_heads} key/value heads evenly")
-    return spec
+    return with_own_shapes(spec, config) if differs(config) else spec
 
 
 def write_decoder(source: Source, directory: Path, storage: Storage) -> Linears:

@@ -62,6 +62,7 @@ class AttentionSpec:
     rotary: Rotary | None = None
     window: int | None = None  # a query sees itself and the window - 1 positions before it
     softcap: float | None = None
+    kv_heads: int | None = None  # of this block, where blocks differ; None: the decoder's
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ class MlpSpec:
     down: str
     activation: str
     gated: bool
+    width: int | None = None  # of this block, where blocks differ; None: the decoder's `intermediate`
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +124,20 @@ class DecoderSpec:
 
     @property
     def group(self) -> int:
-        """Query heads that share one key/value head."""
+        """Query heads that share one key/value head, in every block."""
         return self.heads // self.kv_heads
+
+    def kv_heads_of(self, attention: AttentionSpec) -> int:
+        """Key/value heads of one block."""
+        return attention.kv_heads or self.kv_heads
+
+    def heads_of(self, attention: AttentionSpec) -> int:
+        """Query heads of one block."""
+        return self.kv_heads_of(attention) * self.group
+
+    def width_of(self, mlp: MlpSpec) -> int:
+        """Inner channels of one block's MLP."""
+        return mlp.width or self.intermediate
 
     @property
     def linears(self) -> tuple[str, ...]:

@@ -102,7 +102,8 @@ def check_sizes(spec: DecoderSpec, context: int, prompt: int) -> None:
         raise InputError(f"the prompt must have at least 1 and fewer than context={context} tokens, got {prompt}")
     if context > spec.max_positions:
         raise InputError(f"a context of {context} tokens passes the model's {spec.max_positions} positions")
-    widths = (spec.hidden, spec.intermediate, spec.heads * spec.head_dim, spec.width)
+    blocks = [(spec.width_of(block.mlp), spec.heads_of(block.attention) * spec.head_dim) for block in spec.blocks]
+    widths = (spec.hidden, *(width for pair in blocks for width in pair), spec.width)
     if odd := [width for width in widths if width % ENGINE_MULTIPLE]:
         raise InputError(
             f"DeepSparse 1.8 gives wrong results, silently, for matrices of {odd[0]} inputs; "
@@ -162,12 +163,14 @@ def build_static(emitter: Emitter, window: Window) -> onnx.ModelProto:
     graph.output("logits", logits, [1, window.tokens, spec.vocab])
     for index, pair in enumerate(fresh):
         for part, value in zip(("key", "value"), pair, strict=True):
-            graph.output(f"new.{index}.{part}", value, [1, spec.kv_heads, window.tokens, spec.head_dim])
+            heads = spec.kv_heads_of(spec.blocks[index].attention)
+            graph.output(f"new.{index}.{part}", value, [1, heads, window.tokens, spec.head_dim])
     return graph.model(f"{spec.family} static decoder", IR_VERSION)
 
 
 def _with_past(emitter: Emitter, index: int, part: str, new: str, window: Window) -> str:
-    shape = [1, emitter.spec.kv_heads, window.past, emitter.spec.head_dim]
+    spec = emitter.spec
+    shape = [1, spec.kv_heads_of(spec.blocks[index].attention), window.past, spec.head_dim]
     past = emitter.graph.input(f"past_key_values.{index}.{part}", np.float32, shape)
     return emitter.graph.op("Concat", past, new, axis=2)
 

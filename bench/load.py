@@ -1,6 +1,7 @@
 """How much of the machine others used while a side was timed: the reason to distrust a block."""
 
 import time
+from collections import deque
 from collections.abc import Sequence
 
 import psutil
@@ -33,6 +34,25 @@ class OthersLoad:
             times = process.cpu_times()
             total += times.user + times.system
         return total
+
+
+class Lately:
+    """Others' share over the latest blocks, as many as make up `seconds` of visits: in a short one there are too few ticks."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._blocks: deque[tuple[float, float]] = deque()
+
+    def add(self, shares: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]:
+        """The shares and lengths of one more block's visits -> others' share of the window, and its seconds."""
+        used = sum(share * length for share, length in zip(shares, seconds, strict=True))
+        self._blocks.append((used, sum(seconds)))
+        while self._length() - self._blocks[0][1] >= self._seconds:
+            self._blocks.popleft()
+        return sum(used for used, _ in self._blocks) / self._length(), self._length()
+
+    def _length(self) -> float:
+        return sum(length for _, length in self._blocks)
 
 
 def _busy_seconds() -> float:

@@ -6,22 +6,22 @@ from dataclasses import dataclass, replace
 import psutil
 
 from tailcut.bench.engines import Engine
-from tailcut.bench.load import OthersLoad
+from tailcut.bench.load import Lately, OthersLoad
 from tailcut.bench.load_values import EngineLoad, LoadPlan
 from tailcut.bench.pair import Raw
 from tailcut.bench.roofline import weight_bytes
 from tailcut.bench.run import Session
-from tailcut.bench.sentinel import Watch, disturbed, limits
-from tailcut.bench.turns import ABBA, ROLES, Role
+from tailcut.bench.sentinel import SEEN_SECONDS, Watch, disturbed, limits
+from tailcut.bench.turns import ROLES, Role, order
 from tailcut.bench.worker import Worker
 from tailcut.progress import Reporter
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """The CPU share of others during each visit of a block, and why it was disturbed ("" if it was not)."""
+    """The CPU share of others during each side's visits of a block, and why it was disturbed ("" if it was not)."""
 
-    others: tuple[float, ...]
+    others: dict[Role, tuple[float, ...]]
     reason: str
 
 
@@ -38,23 +38,24 @@ class Sides:
     report: Reporter
 
     def blocks(self, what: str, visit: Callable[[Role], str]) -> list[Block]:
-        """Call `visit` four times a block, in ABBA order, until enough blocks are undisturbed."""
+        """Call `visit` four times a block, ABBA and BAAB in turn, until enough blocks are undisturbed."""
         load = OthersLoad([worker.pid for worker in self.workers.values()])
-        blocks: list[Block] = []
+        blocks, lately = list[Block](), Lately(SEEN_SECONDS)
         with Watch(self.plan.threads) as watch:
             allowed, reading = limits(watch.calibrate()), watch.read()
             while len(blocks) < 2 * self.plan.blocks and _kept(blocks) < self.plan.blocks:
-                readings, shares, seconds = [reading], [], []
+                readings, shares, seconds = [reading], list[float](), list[float]()
                 notes: dict[Role, str] = {}
-                for role in ABBA:
+                others: dict[Role, tuple[float, ...]] = dict.fromkeys(ROLES, ())
+                for role in order(len(blocks)):
                     load.start()
                     notes[role] = visit(role)
                     shares.append(load.share())
                     seconds.append(load.seconds())
+                    others[role] += (shares[-1],)
                     readings.append(watch.read())
-                reading, visited = readings[-1], sum(seconds)
-                used = sum(share * length for share, length in zip(shares, seconds, strict=True)) / visited
-                blocks.append(Block(tuple(shares), disturbed(readings, used, visited, allowed)))
+                reading = readings[-1]
+                blocks.append(Block(others, disturbed(readings, *lately.add(shares, seconds), allowed)))
                 said = ", ".join(f"{role} {notes[role]}" for role in ROLES)
                 self.report(f"{self.name} {what}", _kept(blocks), self.plan.blocks, said)
         return blocks

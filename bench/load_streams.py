@@ -28,7 +28,6 @@ from tailcut.bench.turns import ROLES, Role, too_loud
 from tailcut.bench.worker import WorkerError
 from tailcut.results import Ratio
 
-_PLACES: Final[dict[Role, tuple[int, int]]] = {"dense": (0, 3), "sparse": (1, 2)}  # visits of a block, in ABBA order
 _FEW: Final = 100  # samples below which a 99th percentile is little more than the largest one
 
 
@@ -54,7 +53,7 @@ def measure(sides: Sides, count: int) -> LoadPoint:
         return f"{body['tokens'] / body['seconds']:.1f} tokens/s"
 
     blocks = sides.blocks(stated(count), visit)
-    visits = {role: _visits(answers[role], blocks, places) for role, places in _PLACES.items()}
+    visits = {role: _visits(answers[role], [block.others[role] for block in blocks]) for role in ROLES}
     return _point(count, str(answers["sparse"][0].body["sharing"]), visits, blocks, sides.plan)
 
 
@@ -83,9 +82,9 @@ def _times(values: Any) -> tuple[float, ...]:  # noqa: ANN401 an array from a fr
     return tuple(round(float(value), 4) for value in values)  # 0.1 microseconds
 
 
-def _visits(answers: Sequence[_Answer], blocks: Sequence[Block], places: tuple[int, int]) -> Visits:
-    """`places`: where in a block this side's visits are."""
-    shares = [block.others[place] for block in blocks for place in places]
+def _visits(answers: Sequence[_Answer], others: Sequence[tuple[float, ...]]) -> Visits:
+    """`others`: their share of the CPUs during this side's visits, by block."""
+    shares = [share for block in others for share in block]
     flat = [
         Visit(
             seconds=float(answer.body["seconds"]),

@@ -27,7 +27,7 @@ _HASHES: Final = 128  # 1 to 5 ms
 _MOST_BYTES: Final = 256 << 20
 _SLOW: Final = 1.5  # times the quiet reading: a processor's clock moves by less, a second process doubles
 _OTHERS: Final = 0.10  # share of the CPUs that others may use during a block
-_SEEN_SECONDS: Final = 0.4  # below, the kernel's 10 ms ticks are too coarse for a share of CPU time
+SEEN_SECONDS: Final = 0.4  # below, the kernel's 10 ms ticks are too coarse for a share of CPU time
 
 
 class Reading(NamedTuple):
@@ -91,12 +91,12 @@ def limits(calibration: Sequence[Reading]) -> Limits:
 
 
 def disturbed(readings: Sequence[Reading], others: float, visited_s: float, allowed: Limits) -> str:
-    """Why a block is disturbed, "" if it is not; `others`: their share of the CPUs over `visited_s` of visits."""
+    """Why a block is disturbed, "" if it is not; `others`: their share of the CPUs over the last `visited_s` of visits."""
     worst = Reading(max(item.compute for item in readings), max(item.memory for item in readings))
     if worst.compute > allowed.compute:
         return f"the reference computation took {worst.compute:.1f} ms, {allowed.compute:.1f} ms is the limit"
     if worst.memory > allowed.memory:
         return f"the reference read took {worst.memory:.1f} ms, {allowed.memory:.1f} ms is the limit"
-    if visited_s >= _SEEN_SECONDS and others > _OTHERS:
+    if visited_s >= SEEN_SECONDS and others > _OTHERS:
         return f"others used {others:.0%} of the CPUs, {_OTHERS:.0%} is the limit"
     return ""

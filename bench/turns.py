@@ -1,6 +1,7 @@
-"""Blocks of two open workers: dense, sparse, sparse, dense, with sentinel readings between the visits.
+"""Blocks of two open workers: dense, sparse, sparse, dense and the other way round in turn, a sentinel reading after each visit.
 
-A drift of the machine that is linear over a block cancels. Only one worker computes at any time; the other is stopped
+A drift of the machine that is linear over a block cancels. What happens between two blocks (the report, the count of others'
+load) slows the first visit of the next where somebody else wants the CPU; in turn, it is either side's (docs/experiments.md). Only one worker computes at any time; the other is stopped
 by a signal, so that threads which spin after their work disturb nobody. After each switch some steps are discarded,
 because the other side and the sentinel have just evicted the caches; how many is found before the first block.
 """
@@ -14,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tailcut.bench.engines import Phase
-from tailcut.bench.load import OthersLoad
+from tailcut.bench.load import Lately, OthersLoad
 from tailcut.bench.machine import pinned_cpus
-from tailcut.bench.sentinel import Limits, Reading, Watch, disturbed, limits
+from tailcut.bench.sentinel import SEEN_SECONDS, Limits, Reading, Watch, disturbed, limits
 from tailcut.bench.stats import median_ratio
 from tailcut.bench.stopping import decided, look_confidence
 from tailcut.bench.warmup import MOST_STEPS, MOST_VISITS, settled, warming_steps
@@ -26,7 +27,6 @@ from tailcut.results import Blocks, Discarded, Procedure, Ratio, Sentinel, Workl
 
 Role = Literal["dense", "sparse"]
 ROLES: tuple[Role, Role] = ("dense", "sparse")
-ABBA: tuple[Role, ...] = ("dense", "sparse", "sparse", "dense")
 Tokens = npt.NDArray[np.int64]
 _ENOUGH: Final = 4  # undisturbed blocks; with fewer, and fewer than half, the machine is too loud to discard any
 _ATTEMPTS: Final = 2  # blocks that are measured at most, for each that is wanted
@@ -34,7 +34,7 @@ _ATTEMPTS: Final = 2  # blocks that are measured at most, for each that is wante
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One ABBA block; `reason` says why it was disturbed."""
+    """Two visits of each side; `reason` says why it was disturbed."""
 
     ms: dict[Role, tuple[float, ...]]
     others: dict[Role, float]  # share of the CPUs, the worse of the two visits
@@ -75,9 +75,9 @@ class Turns:
             calibration = watch.calibrate()
             allowed, began = limits(calibration), time.monotonic()
             blocks: list[Block] = []
-            ended, reading = "", watch.read()
+            ended, reading, lately = "", watch.read(), Lately(SEEN_SECONDS)
             while not ended:
-                blocks.append(self._block(watch, reading, warmup, allowed))
+                blocks.append(self._block(watch, lately, reading, order(len(blocks)), warmup, allowed))
                 reading = blocks[-1].readings[-1]
                 ended = self._ended(blocks, time.monotonic() - began)
                 self._tell(blocks)
@@ -97,20 +97,22 @@ class Turns:
         )
         return Timed(tuple(block for block in blocks if loud or not block.reason), procedure)
 
-    def _block(self, watch: Watch, reading: Reading, warmup: int, allowed: Limits) -> Block:
+    def _block(
+        self, watch: Watch, lately: Lately, reading: Reading, roles: Sequence[Role], warmup: int, allowed: Limits
+    ) -> Block:
         """Four visits with a reading after each; `reading` was taken before the first."""
         load = OthersLoad([worker.pid for worker in self.workers.values()])
         ms: dict[Role, tuple[float, ...]] = dict.fromkeys(ROLES, ())
         worst: dict[Role, float] = dict.fromkeys(ROLES, 0.0)
-        readings, visited, used = [reading], 0.0, 0.0
-        for role in ABBA:
+        readings, shares, seconds = [reading], list[float](), list[float]()
+        for role in roles:
             load.start()
             ms[role] += tuple(self._visit(role, self.workload.steps_per_visit, warmup))
-            share, seconds = load.share(), load.seconds()
-            visited, used = visited + seconds, used + share * seconds
-            worst[role] = max(worst[role], share)
+            shares.append(load.share())
+            seconds.append(load.seconds())
+            worst[role] = max(worst[role], shares[-1])
             readings.append(watch.read())
-        return Block(ms, worst, tuple(readings), disturbed(readings, used / visited, visited, allowed))
+        return Block(ms, worst, tuple(readings), disturbed(readings, *lately.add(shares, seconds), allowed))
 
     def _settle(self) -> tuple[int, int]:
         """Turns of both sides until neither gets faster: how many, and the steps that are slow after a switch."""
@@ -180,6 +182,12 @@ class Turns:
         note = f"{self.phase}: dense {medians[0]:.2f} ms, sparse {medians[1]:.2f} ms"
         note += f", {bad} of {len(blocks)} blocks disturbed" if bad else ""
         self.report(f"bench {self.name}", min(len(blocks) - bad, self._wanted), self._wanted, note)
+
+
+def order(block: int) -> tuple[Role, ...]:
+    """The visits of one block: ABBA, BAAB, ABBA, ..."""
+    first, second = ROLES if block % 2 == 0 else ROLES[::-1]
+    return first, second, second, first
 
 
 def too_loud(disturbed_blocks: Sequence[bool]) -> bool:

@@ -84,7 +84,7 @@ def test_dense_and_sparse_take_turns_and_never_overlap(
     dense, sparse = order[0], order[1]
     settling = len(order) - 16
     assert order[:settling] == [dense, sparse] * (settling // 2)
-    assert order[settling:] == [dense, sparse, sparse, dense] * 4
+    assert order[settling:] == [dense, sparse, sparse, dense, sparse, dense, dense, sparse] * 2
 
 
 def test_a_stopped_session_says_how_it_went(

@@ -5,8 +5,9 @@ import os
 import numpy as np
 import pytest
 
+from tailcut.bench.load import Lately
 from tailcut.bench.machine import pinned_cpus
-from tailcut.bench.sentinel import Limits, Reading, Watch, disturbed, limits
+from tailcut.bench.sentinel import SEEN_SECONDS, Limits, Reading, Watch, disturbed, limits
 
 QUIET = (Reading(1.0, 2.0),) * 5
 ALLOWED = Limits(1.5, 3.0)
@@ -68,3 +69,19 @@ def test_discarding_by_readings_does_not_move_the_ratio() -> None:
     # 2 % noise a visit: the mean of some 3000 kept blocks is known within 0.02 * sqrt(2) / sqrt(3000) = 0.0004
     assert np.mean(kept) == pytest.approx(np.log(2.0), abs=0.0015)
     assert np.mean(every) > np.log(2.0) + 0.005
+
+
+def test_short_blocks_are_judged_together() -> None:
+    """Somebody who uses half of the CPUs through ten blocks of 0.1 s is seen from the fourth on, and forgotten as soon."""
+    lately = Lately(SEEN_SECONDS)
+    busy = [disturbed(QUIET, *lately.add((0.5, 0.5, 0.5, 0.5), (0.025,) * 4), ALLOWED) for _ in range(10)]
+    assert [bool(reason) for reason in busy] == [False] * 3 + [True] * 7
+    quiet = [disturbed(QUIET, *lately.add((0.0,) * 4, (0.025,) * 4), ALLOWED) for _ in range(6)]
+    assert [bool(reason) for reason in quiet] == [True] * 3 + [False] * 3  # 12.5 % in the third, none in the fourth
+
+
+def test_a_long_block_stands_for_itself() -> None:
+    lately = Lately(SEEN_SECONDS)
+    lately.add((0.9, 0.9), (5.0, 5.0))
+    share, seconds = lately.add((0.0, 0.1), (0.3, 0.1))
+    assert (share, seconds) == (pytest.approx(0.025), pytest.approx(0.4))

@@ -18,11 +18,12 @@ from tailcut.bench.load_plots import of_load
 from tailcut.bench.load_tables import load_notes, load_tables
 from tailcut.bench.load_values import LoadResult
 from tailcut.bench.plots import Drawn
+from tailcut.bench.recovery_plots import of_recovery, recovery_table
 from tailcut.bench.tables import Table
 from tailcut.bench.text import one_line
 from tailcut.errors import MissingEnvironmentError
 from tailcut.manifest import Manifest
-from tailcut.results import BenchResult, EngineResult, Verdict
+from tailcut.results import BenchResult, EngineResult, RecoveryResult, Verdict
 
 Spectra = Mapping[str, npt.NDArray[np.float64]]
 
@@ -57,6 +58,7 @@ def html_page(
     spectra: Spectra | None = None,
     manifest: Manifest | None = None,
     load: LoadResult | None = None,
+    recovery: RecoveryResult | None = None,
 ) -> str:
     """The whole page; the same values give the same bytes."""
     return _rendered(
@@ -65,7 +67,12 @@ def html_page(
         note=verdict.note if verdict is not None else "no limits were given",
         tiles=_tiles(result, verdict),
         checks=verdict.checks if verdict is not None else (),
-        sections=[*_measured(result, load), *_planned(scores, spectra, manifest), *_background(result, manifest)],
+        sections=[
+            *_measured(result, load),
+            *_recovered(recovery),
+            *_planned(scores, spectra, manifest),
+            *_background(result, manifest),
+        ],
         notes=caveats(result, manifest, load),
         version=__version__,
     )
@@ -164,6 +171,10 @@ def _measured(result: BenchResult, load: LoadResult | None) -> list[Section]:
     roofline = [tables.roofline_table(result), tables.evidence_table(result)]
     found.append(Section("What memory allows", roofline, plots.of_roofline(result)))
     return [*found, Section("Size", [tables.size_table(result)])]
+
+
+def _recovered(recovery: RecoveryResult | None) -> list[Section]:
+    return [Section("Recovery", [recovery_table(recovery)], of_recovery(recovery))] if recovery is not None else []
 
 
 def _filled(table: Table) -> list[Table]:

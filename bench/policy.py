@@ -23,6 +23,7 @@ from tailcut import codec
 from tailcut.bench import checks
 from tailcut.codec import FORBID_EXTRA
 from tailcut.errors import InputError
+from tailcut.recipe import Recipe
 from tailcut.untrusted import MAX_SETTINGS_BYTES, parse_yaml, read_limited, require_visible
 
 Limit = float | bool | str
@@ -227,3 +228,20 @@ def _nearest(key: str, known: Mapping[str, str] | list[str]) -> str:
 
 def _belongs(key: str) -> str:
     return " It belongs under limits." if key in keys() else ""
+
+
+def recipe_policy(recipe: Recipe) -> Policy:
+    """The recipe's policy file with its own limits on top; InputError for a limit that a run does not measure."""
+    stated = {name: getattr(recipe, name) for name in ("min_speedup", "max_ppl_ratio")}
+    limits = {name: limit for name, limit in stated.items() if limit is not None}
+    if recipe.policy is None:
+        return make_policy({"version": 1}, "recipe", limits)
+    policy = read_policy(Path(recipe.policy), limits)
+    unmeasured = {"tasks": "tasks", "baseline": "baseline", "under-load": "load"}
+    elsewhere = [unmeasured[name] for name in policy.judged if name in unmeasured]
+    if elsewhere:
+        raise InputError(
+            f"{recipe.policy}: `tailcut run` measures no {' and no '.join(elsewhere)}; leave those limits out here and "
+            "judge its result.json by `tailcut gate` with --tasks, --baseline and --load"
+        )
+    return policy

@@ -13,11 +13,12 @@ from tailcut.bench import tables
 from tailcut.bench.load_tables import load_tables
 from tailcut.bench.load_values import LoadResult
 from tailcut.bench.page import Spectra, caveats, html_page, provenance_table, title_of, verdict_line
+from tailcut.bench.recovery_plots import recovery_table
 from tailcut.bench.tables import Table
 from tailcut.bench.text import one_line
 from tailcut.files import write_file
 from tailcut.manifest import Manifest
-from tailcut.results import BenchResult, Verdict
+from tailcut.results import BenchResult, RecoveryResult, Verdict
 
 
 def summary(result: BenchResult, verdict: Verdict | None) -> None:
@@ -60,10 +61,11 @@ def write_report(
     spectra: Spectra | None = None,
     manifest: Manifest | None = None,
     load: LoadResult | None = None,
+    recovery: RecoveryResult | None = None,
 ) -> tuple[Path, Path]:
     """Write report.md and report.html into `out_dir`; their paths."""
-    page = html_page(result, verdict, scores=scores, spectra=spectra, manifest=manifest, load=load)
-    text = markdown_report(result, verdict, manifest, load)
+    page = html_page(result, verdict, scores=scores, spectra=spectra, manifest=manifest, load=load, recovery=recovery)
+    text = markdown_report(result, verdict, manifest, load, recovery)
     markdown, html = out_dir / "report.md", out_dir / "report.html"
     write_file(markdown, text.encode())
     write_file(html, page.encode())
@@ -71,12 +73,16 @@ def write_report(
 
 
 def markdown_report(
-    result: BenchResult, verdict: Verdict | None, manifest: Manifest | None, load: LoadResult | None = None
+    result: BenchResult,
+    verdict: Verdict | None,
+    manifest: Manifest | None,
+    load: LoadResult | None = None,
+    recovery: RecoveryResult | None = None,
 ) -> str:
     """Every table of the page, as Markdown."""
     lines = [f"# {escape_markdown(title_of(manifest))}", ""]
     lines += [f"Verdict: **{escape_markdown(verdict_line(verdict))}**", ""]
-    for table in _tables(result, verdict, manifest, load):
+    for table in [*_tables(result, verdict, manifest, load), *([recovery_table(recovery)] if recovery else [])]:
         lines += [f"## {escape_markdown(table.title)}", "", markdown_table(table), ""]
         lines += [escape_markdown(table.note), ""] if table.note else []
     notes = caveats(result, manifest, load)

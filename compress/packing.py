@@ -26,6 +26,7 @@ from tailcut.errors import InputError
 from tailcut.files import new_directory
 from tailcut.manifest import Manifest, file_entries, try_manifest, write_manifest
 from tailcut.progress import Reporter, silent
+from tailcut.recovering import RESULT_NAME
 from tailcut.sidecar import PREFIX as SIDECAR_PREFIX
 
 PREFIX: Final = "packed-"  # of the shards
@@ -83,7 +84,7 @@ def _rewrite(source: Path, directory: Path, *, packing: bool, report: Reporter) 
         checkpoint.release()
     report("pack" if packing else "unpack", len(files), len(files))
     copy_companions(source, directory)
-    for sidecar in sorted(source.glob(f"{SIDECAR_PREFIX}*")):
+    for sidecar in sorted((*source.glob(f"{SIDECAR_PREFIX}*"), *source.glob(RESULT_NAME))):
         shutil.copyfile(sidecar, directory / sidecar.name)
     if packing:
         write_index(directory, written, PACKED_INDEX_NAME)

@@ -31,11 +31,10 @@ from tailcut.errors import InputError, MissingEnvironmentError
 from tailcut.files import require_absent, sha256_file
 from tailcut.manifest import MANIFEST_NAME, Manifest, RealisedLayer, file_entries, write_manifest
 from tailcut.progress import Reporter, silent
-from tailcut.recovering import METHODS, Effort, Recovering
+from tailcut.recovering import METHODS, RESULT_NAME, Effort, Recovering
 from tailcut.results import RecoveryResult, RecoveryStage
 from tailcut.sidecar import Errors, errors_of
 
-RESULT_NAME: Final = "recovery.json"  # not among the manifest's files: it holds times
 _BYTES: Final = 20  # a parameter in a checkpoint of distill and in the output: weight, two moments, best weight, result
 _TOKENS: Final = 4096  # of held-out windows at a time
 
@@ -57,11 +56,11 @@ def recover(
     texts = read_texts(model_dir, settings, max_positions(student.weights.skeleton.model))
     _require_disk(student, out)
     prints = student.weights.checkpoint.fingerprint(), teacher.checkpoint.fingerprint()
+    unfinished = out.with_name(f"{out.name}.work").exists()
     journal, found = open_journal(out, _fingerprint(student, prints, texts, settings))
-    if found is not Found.NOTHING:
-        report(
-            "recover", 0, len(methods), f"{found.value}{'; going on' if found is Found.SAME else '; started afresh'}"
-        )
+    if unfinished:
+        same = "going on with an unfinished run", "an unfinished run with other settings was removed; started afresh"
+        report("recover", 0, len(methods), same[found is not Found.SAME])
     efforts = settings.budget.part(max(1, sum(method.TRAINS for _, method in methods)))
     stages, source = [], model_dir
     for number, (name, method) in enumerate(methods):
@@ -178,9 +177,7 @@ def _result(
 def _heldout_kl(model_dir: Path, teacher_dir: Path, texts: Texts, device: str, report: Reporter) -> float:
     """Mean KL(teacher || model) of the held-out windows, nats, in float32."""
     batch = max(1, _TOKENS // texts.seqlen)
-    return float(
-        directory_kl(model_dir, teacher_dir, texts.heldout, device=device, batch=batch, report=report).mean()
-    )
+    return float(directory_kl(model_dir, teacher_dir, texts.heldout, device=device, batch=batch, report=report).mean())
 
 
 def _finish(directory: Path, student: Student, prints: tuple[str, str], result: RecoveryResult) -> None:

@@ -334,3 +334,36 @@ def test_kill_9_at_ten_random_moments_ends_in_the_same_bytes(
         path for path in (*out.rglob("*"), *out.parent.glob("out*")) if ".tmp-" in path.name or path.suffix == ".work"
     ]
     assert leftovers == []
+
+
+def test_a_recovery_stands_between_cutting_and_export(finished: Path, tiny_model: TinyModel, tmp_path: Path) -> None:
+    out, text = tmp_path / "out", tmp_path / "own.jsonl"
+    shutil.copytree(finished, out)
+    text.write_text("".join(json.dumps({"text": f"{n * 7919 % 1009} sheep of many farms"}) + "\n" for n in range(2000)))
+    when = (out / "model" / "manifest.json").stat().st_mtime_ns
+    words = ("--recover", "distill", "--recover-text", str(text), "--recover-budget", "2steps")
+    done = run(tiny_model("llama"), out, *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (out / "model" / "manifest.json").stat().st_mtime_ns == when  # cutting was done before
+    details = json.loads((out / "recovered" / "manifest.json").read_text())["details"]
+    assert details["recovery"] == "distill"
+    cut, recovered = (json.loads((place / "quality.json").read_text()) for place in (finished, out))
+    assert cut["sparse_nll"] != recovered["sparse_nll"]  # what is judged is the recovered model
+    assert "Recovery by distill" in (out / "report.html").read_text()
+    assert "## Recovery" in (out / "report.md").read_text()
+
+
+def test_only_another_text_recovers_again(tiny_model: TinyModel, tmp_path: Path) -> None:
+    text = tmp_path / "own.txt"
+
+    def stages(content: str, **settings: Any) -> dict[str, Stage]:
+        text.write_text(content)
+        return stages_of(tiny_model("llama"), tmp_path, recover_text=(str(text),), **settings)
+
+    first, again, other = stages("sheep"), stages("sheep"), stages("goats")
+    assert first["recover"].settings == again["recover"].settings != other["recover"].settings
+    assert first["export"].after == ("recover",)
+    assert stages("sheep", recover_budget="1m")["recover"].settings != first["recover"].settings
+    plain = stages_of(tiny_model("llama"), tmp_path)
+    assert "recover" not in plain  # run directories of earlier versions stay as they are
+    assert plain["export"].after == plain["quality"].after == ("compress",)

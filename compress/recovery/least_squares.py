@@ -26,6 +26,7 @@ from tailcut.compress.recovery._solve import output_errors, solve_on_support
 from tailcut.compress.recovery._store import Recovered, store_block, store_rest
 from tailcut.compress.statistics import Needs, Statistics
 from tailcut.progress import Reporter
+from tailcut.quantised import Integers
 from tailcut.results import RecoveryStage
 
 TRAINS: Final = False
@@ -94,9 +95,9 @@ def solved(task: Task, linear: Linear, stats: Statistics) -> tuple[Recovered, Te
     return Recovered(torch.where(better[:, None], made, start), integers, float(errors[1])), errors
 
 
-def _choose(q: object, scales: Tensor, other: Quantised, better: Tensor) -> Quantised:
+def _choose(q: Integers, scales: Tensor, other: Quantised, better: Tensor) -> Quantised:
     """The rows of `other` where it is better, the student's own elsewhere."""
-    own = torch.as_tensor(q).to(other.q.device)
+    own = torch.from_numpy(q.copy()).to(other.q.device)
     kept = scales.to(other.scales.device)
     rows = better if kept.ndim == 1 else better[:, None]
     return Quantised(torch.where(better[:, None], other.q, own), torch.where(rows, other.scales, kept))

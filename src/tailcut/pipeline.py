@@ -1,9 +1,9 @@
-"""`tailcut run`: measure -> allocate -> compress -> export -> quality -> bench -> gate -> report, resumable.
+"""`tailcut run`: measure -> allocate -> compress -> (recover) -> export -> quality -> bench -> gate -> report, resumable.
 
 The run directory holds one output per stage, each also what the single command of that name would write:
 
-    scores.json spectra.npz | allocation.json | model/ | dense/ package/ (+ -deepsparse) | quality.json
-    | result.json | verdict.json report.md report.html
+    scores.json spectra.npz | allocation.json | model/ | recovered/, where text for it is given
+    | dense/ package/ (+ -deepsparse) | quality.json | result.json | verdict.json report.md report.html
 
 This module only orders the rooms; what each stage does lives in its room, which is imported when it runs.
 """
@@ -53,6 +53,10 @@ class Run:
         return Path(self.recipe.model)
 
     @property
+    def made(self) -> Path:
+        return self.out / ("model" if self.recipe.recovering() is None else "recovered")  # what is exported and judged
+
+    @property
     def text(self) -> Path:
         return demo_heldout() if self.recipe.text == "demo" else Path(self.recipe.text)
 
@@ -98,14 +102,17 @@ def plan(state: Run, model_fingerprint: str) -> tuple[Stage, ...]:
             fields["kl"] = True
         if name == "gate" and recipe.policy is not None:
             fields["policy"] = sha256_file(Path(recipe.policy))
-        return Stage(name, after, fields, outputs, lambda: work(state), resumes=name == "compress")
+        return Stage(name, after, fields, outputs, lambda: work(state), resumes=name in ("compress", "recover"))
 
+    cut = "compress" if recipe.recovering() is None else "recover"
+    recovery = (stage("recover", ("compress",), ("recovered",), _recover),) if cut == "recover" else ()
     return (
         stage("measure", (), ("scores.json", "spectra.npz"), _measure),
         stage("allocate", ("measure",), ("allocation.json",), _allocate),
         stage("compress", ("allocate",), ("model",), _compress),
-        stage("export", ("compress",), ("dense", "package"), _export),
-        stage("quality", ("export" if recipe.rounds else "compress",), ("quality.json",), _quality),
+        *recovery,
+        stage("export", (cut,), ("dense", "package"), _export),
+        stage("quality", ("export" if recipe.rounds else cut,), ("quality.json",), _quality),
         stage("bench", ("export", "quality"), ("result.json",), _bench),
         stage("gate", ("bench",), ("verdict.json",), _gate),
         stage("report", ("gate",), ("report.md", "report.html"), _report),
@@ -117,6 +124,7 @@ _SETTINGS: dict[str, tuple[str, ...]] = {
     "measure": ("device",),  # and the metrics, and with some of them the calibration text
     "allocate": ("sparsity", "pattern", "allocator", "cap", "bits", "bit_choices", "speedup", *SHAPING),
     "compress": ("pruner", "quantiser", "calibration", "samples", "seqlen", "seed", "device", "forward"),
+    "recover": ("recover", "recover_hashes", "recover_budget", "seed", "device"),
     "export": ("engines", "context", "prompt_tokens", "weights", "head", "activation_bits", "kv_cache"),
     "quality": ("text", "text_context", "windows", "device"),
     "bench": ("engines", "threads", "prompt_tokens", "context", "new_tokens", "blocks", "seed"),
@@ -234,10 +242,17 @@ def _compress(state: Run) -> None:
     )
 
 
+def _recover(state: Run) -> None:
+    from tailcut.compress.recover import recover
+
+    if (settings := state.recipe.recovering()) is not None:
+        recover(state.out / "model", state.model, state.made, settings, report=state.report)
+
+
 def _export(state: Run) -> None:
     from tailcut.export.run import export
 
-    for source, name in ((state.model, "dense"), (state.out / "model", "package")):
+    for source, name in ((state.model, "dense"), (state.made, "package")):
         recipe = state.recipe  # dense too: like is compared with like
         export(
             source,
@@ -283,7 +298,7 @@ def _measure_quality(state: Run) -> "Quality":
     if recipe.rounds:  # what is deployed is judged: the package, by its own session
         sparse = package_nll(state.out / "package", windows, workload_of(recipe), state.report)
     else:
-        sparse = directory_nll(state.out / "model", windows, device=recipe.device, report=state.report)
+        sparse = directory_nll(state.made, windows, device=recipe.device, report=state.report)
     manifest = try_manifest(state.model)
     kl_nats = _kl(state, windows) if "divergence" in _policy(recipe).judged else None
     return compare(
@@ -306,7 +321,7 @@ def _kl(state: Run, windows: "Tokens") -> "npt.NDArray[np.float64]":
     recipe, out = state.recipe, state.out
     if recipe.rounds:
         return package_kl(out / "dense", out / "package", windows, workload_of(recipe), state.report)
-    return directory_kl(out / "model", state.model, windows, device=recipe.device, report=state.report)
+    return directory_kl(state.made, state.model, windows, device=recipe.device, report=state.report)
 
 
 def workload_of(recipe: Recipe) -> "Workload":
@@ -351,28 +366,16 @@ def _gate(state: Run) -> None:
 
 
 def _policy(recipe: Recipe) -> "Policy":
-    """The recipe's policy file with its own limits on top; InputError for a limit that a run does not measure."""
-    from tailcut.bench.policy import make_policy, read_policy
+    from tailcut.bench.policy import recipe_policy
 
-    stated = {name: getattr(recipe, name) for name in ("min_speedup", "max_ppl_ratio")}
-    limits = {name: limit for name, limit in stated.items() if limit is not None}
-    if recipe.policy is None:
-        return make_policy({"version": 1}, "recipe", limits)
-    policy = read_policy(Path(recipe.policy), limits)
-    unmeasured = {"tasks": "tasks", "baseline": "baseline", "under-load": "load"}
-    elsewhere = [unmeasured[name] for name in policy.judged if name in unmeasured]
-    if elsewhere:
-        raise InputError(
-            f"{recipe.policy}: `tailcut run` measures no {' and no '.join(elsewhere)}; leave those limits out here and "
-            "judge its result.json by `tailcut gate` with --tasks, --baseline and --load"
-        )
-    return policy
+    return recipe_policy(recipe)
 
 
 def _report(state: Run) -> None:
     from tailcut.bench.report import write_report
     from tailcut.compress.measure import load_spectra
     from tailcut.manifest import read_manifest
+    from tailcut.recovering import try_recovery
     from tailcut.results import BenchResult, Verdict
 
     out = state.out
@@ -382,7 +385,8 @@ def _report(state: Run) -> None:
         verdict=codec.load(Verdict, out / "verdict.json"),
         scores=codec.load(LayerScores, out / "scores.json"),
         spectra=load_spectra(out / "spectra.npz"),
-        manifest=read_manifest(out / "model"),
+        manifest=read_manifest(state.made),
+        recovery=try_recovery(state.made),
     )
 
 

@@ -13,8 +13,10 @@ from tailcut.allocation import Bits, Budget, parse_nm
 from tailcut.codec import FORBID_EXTRA
 from tailcut.errors import InputError
 from tailcut.quantised import CachePrecision, HeadPrecision, Precision
+from tailcut.recovering import DEFAULT_METHODS, Recovering, parse_effort
 from tailcut.results import Stopping
 from tailcut.untrusted import MAX_SETTINGS_BYTES, parse_yaml, read_limited
+from tailcut.windows import read_text
 
 SEARCHES: Final = "tailcut.compress.searches"
 # fields of compress.allocators.Settings that a recipe has under the same names: all but the cost table's
@@ -67,6 +69,10 @@ class Recipe:
     seed: int = 0
     device: str = "auto"
     forward: Literal["float32", "bfloat16"] = "float32"  # passes over calibration text
+    # the recovery after it (docs/recovery.md), where text to learn from is given; methods work one after another
+    recover: tuple[str, ...] | None = None  # None: least-squares, then distill
+    recover_text: tuple[str, ...] = ()
+    recover_budget: str = "20m"  # or "500steps"
     # the package
     weights: Precision = "float32"
     head: HeadPrecision | None = None  # output head and token embedding; None: as the weights, int8 beside int4
@@ -109,6 +115,7 @@ class Recipe:
         for engine in self.engines:
             plugins.require("tailcut.bench.engines", engine)
         self.stopping()
+        self.recovering()
         positive = ("samples", "seqlen", "prompt_tokens", "new_tokens", "blocks", "text_context")
         for field in positive:
             if getattr(self, field) < 1:
@@ -127,6 +134,19 @@ class Recipe:
     def rounds(self) -> bool:
         """Whether the package computes otherwise than the compressed directory: rounded weights, or integer kernels."""
         return self.weights != "float32" or self.head not in (None, "float32") or self.bits is not None
+
+    def recovering(self) -> Recovering | None:
+        """What recovery is asked for; None: the cut model goes on as it is."""
+        if self.recover is None and not self.recover_text:
+            return None
+        methods = DEFAULT_METHODS if self.recover is None else self.recover
+        budget = parse_effort(self.recover_budget)
+        return Recovering(self.recover_text, budget, methods, seed=self.seed, device=self.device)
+
+    @property
+    def recover_hashes(self) -> tuple[str, ...]:
+        """The texts of the recovery by what they hold; InputError where one cannot be read."""
+        return tuple(read_text(Path(text)).sha256 for text in self.recover_text)
 
     def stopping(self, min_speedup: float | None = None) -> Stopping | None:
         """When a bench ends; None: after `blocks`. min_speedup: what the gate will ask of it."""
@@ -181,6 +201,7 @@ def with_paths(recipe: Recipe) -> Recipe:
         model=_absolute(recipe.model),
         calibration=_absolute(recipe.calibration),
         text=_absolute(recipe.text),
+        recover_text=tuple(str(Path(text).resolve()) for text in recipe.recover_text),
         cost=recipe.cost and _absolute(recipe.cost),
         policy=recipe.policy and _absolute(recipe.policy),
     )
@@ -197,4 +218,7 @@ def _is_path(value: object) -> bool:
 
 def _anchor(data: dict[str, Any], base: Path) -> dict[str, Any]:
     paths = ("model", "calibration", "text", "cost", "policy")
-    return {key: str(base / value) if key in paths and _is_path(value) else value for key, value in data.items()}
+    found = {key: str(base / value) if key in paths and _is_path(value) else value for key, value in data.items()}
+    if isinstance(texts := data.get("recover_text"), list):
+        found["recover_text"] = [str(base / text) if isinstance(text, str) else text for text in texts]
+    return found

@@ -2,13 +2,16 @@
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Final
 
-from tailcut import plugins
+from tailcut import codec, plugins
 from tailcut.codec import FORBID_EXTRA
 from tailcut.errors import InputError
+from tailcut.results import RecoveryResult
 
 METHODS: Final = "tailcut.compress.recovery"
+RESULT_NAME: Final = "recovery.json"  # in the recovered directory; not among the manifest's files, as it holds times
 DEFAULT_METHODS: Final = ("least-squares", "distill")
 _EFFORT: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(s|m|h|steps?)\s*")
 _MINUTES: Final = {"s": 1 / 60, "m": 1.0, "h": 60.0}
@@ -91,6 +94,12 @@ class Recovering:
             raise InputError(f"the learning rate must be between 0 and 1, got {self.rate}")
         if not 0 <= self.features < float("inf"):
             raise InputError(f"the weight of the feature loss must be at least 0, got {self.features}")
+
+
+def try_recovery(directory: Path) -> RecoveryResult | None:
+    """What a recovery noted in the directory that it wrote; None where none did."""
+    path = directory / RESULT_NAME
+    return codec.load(RecoveryResult, path) if path.is_file() else None
 
 
 def parse_methods(text: str) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Recipes name things and never code: unknown keys, bad values and YAML tricks are one sentence."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -103,3 +104,27 @@ def test_bad_recipes_are_one_sentence(text: str, words: str, tmp_path: Path) -> 
 def test_missing_recipe(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot read the recipe"):
         read_recipe(tmp_path / "none.yaml", {})
+
+
+def test_a_recovery_is_asked_for_by_its_text(tmp_path: Path) -> None:
+    assert make_recipe({"model": "m"}, "t").recovering() is None
+    path = tmp_path / "recipe.yaml"
+    path.write_text("model: m\nrecover_text: [own.jsonl, sub/other.txt]\nrecover_budget: 5m\nseed: 3\n")
+    (tmp_path / "own.jsonl").write_text('{"text": "a"}\n')
+    found = read_recipe(path, {}).recovering()
+    assert found is not None
+    assert found.texts == (str(tmp_path / "own.jsonl"), str(tmp_path / "sub/other.txt"))
+    assert (found.methods, found.budget.minutes, found.seed) == (("least-squares", "distill"), 5.0, 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"recover": ["distill"]}, "needs text to learn from"),
+        ({"recover_text": ["t"], "recover": ["os.system"]}, "unknown recovery"),
+        ({"recover_text": ["t"], "recover_budget": "0m"}, "more than 0"),
+    ],
+)
+def test_a_recovery_that_cannot_be_is_refused(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        make_recipe({"model": "m"} | settings, "t")

@@ -18,7 +18,10 @@ def command(
     scores: Annotated[Path | None, typer.Option(help="Layer scores. [default: RUN_DIR/scores.json if there]")] = None,
     spectra: Annotated[Path | None, typer.Option(help="Spectra. [default: RUN_DIR/spectra.npz if there]")] = None,
     model: Annotated[
-        Path | None, typer.Option(help="A directory with a manifest. [default: RUN_DIR/model, else RUN_DIR/package]")
+        Path | None,
+        typer.Option(
+            help="A directory with a manifest. [default: RUN_DIR/recovered, else RUN_DIR/model, else RUN_DIR/package]"
+        ),
     ] = None,
     load: Annotated[
         Path | None, typer.Option(help="A result of `tailcut bench-load`. [default: RUN_DIR/load.json if there]")
@@ -29,6 +32,7 @@ def command(
     from tailcut.bench.load_file import read_load
     from tailcut.bench.report import write_report
     from tailcut.bench.spectra import read_spectra
+    from tailcut.recovering import try_recovery
     from tailcut.results import BenchResult, Verdict
 
     base = run or output
@@ -39,7 +43,7 @@ def command(
     scores = scores or _there(base / "scores.json")
     spectra = spectra or _there(base / "spectra.npz")
     load = load or _there(base / "load.json")
-    model = model or next((base / name for name in ("model", "package") if (base / name).is_dir()), None)
+    model = model or next((base / name for name in ("recovered", "model", "package") if (base / name).is_dir()), None)
     written = write_report(
         output or base,
         result=codec.load(BenchResult, source),
@@ -48,6 +52,7 @@ def command(
         spectra=read_spectra(spectra) if spectra else None,
         manifest=try_manifest(model) if model else None,
         load=read_load(load) if load else None,
+        recovery=try_recovery(model) if model else None,
     )
     for path in written:
         print(path)

@@ -10,6 +10,7 @@ from tailcut.allocation import parse_bits
 from tailcut.commands._options import CalibrationText, Planning, expanded
 from tailcut.progress import console
 from tailcut.recipe import Recipe, make_recipe, read_recipe, with_paths
+from tailcut.recovering import parse_methods
 
 if TYPE_CHECKING:
     from tailcut.results import Verdict
@@ -33,6 +34,13 @@ def command(
     forward: Annotated[
         str | None, typer.Option(help="Passes over calibration text: float32 or bfloat16. [default: float32]")
     ] = None,
+    recover: Annotated[
+        str | None, typer.Option(help="As --method of `tailcut recover`. [default: least-squares,distill, given text]")
+    ] = None,
+    recover_text: Annotated[
+        list[Path] | None, typer.Option(help="Text to recover the cut model with; may be given several times.")
+    ] = None,
+    recover_budget: Annotated[str | None, typer.Option(help="Time or steps of the recovery. [default: 20m]")] = None,
     weights: Annotated[
         str | None, typer.Option(help="float32, float16, bfloat16, int8 or int4, of both packages. [default: float32]")
     ] = None,
@@ -103,6 +111,10 @@ def _recipe(source: str, given: dict[str, Any]) -> Recipe:
         given["engines"] = [name.strip() for name in given["engines"].split(",") if name.strip()]
     if "bit_choices" in given:
         given["bit_choices"] = parse_bits(given["bit_choices"])
+    if "recover" in given:
+        given["recover"] = list(parse_methods(given["recover"]))
+    if "recover_text" in given:
+        given["recover_text"] = [str(path) for path in given["recover_text"]]
     for name in ("cost", "policy"):
         if name in given:
             given[name] = str(given[name])

@@ -11,7 +11,7 @@ import inspect
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -113,6 +113,7 @@ class _Writer:
     first: int | None  # begin-of-text token
     ends: tuple[int, ...]
     prompts: Tokens | None  # [pieces, prompt_tokens]
+    last: Mapping[str, int]  # what asks the model for the logits of the last position only
 
     @classmethod
     def open(cls, model_dir: Path, sampling: Sampling, device: str) -> "_Writer":
@@ -137,7 +138,9 @@ class _Writer:
             weights.load_block(index)
         checkpoint.release()
         size = sampling.batch or BATCH[device]
-        return cls(weights, tokenizer, sampling, size, length, first, ends, prompts)
+        takes = inspect.signature(weights.skeleton.model.forward).parameters
+        last = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
+        return cls(weights, tokenizer, sampling, size, length, first, ends, prompts, last)
 
     @property
     def given(self) -> int:
@@ -184,8 +187,7 @@ class _Writer:
 
     def _logits(self, fed: Tensor, cache: Cache) -> Tensor:
         model: Any = self.weights.skeleton.model
-        last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
-        logits: Tensor = model(input_ids=fed, past_key_values=cache, use_cache=True, **last).logits[:, -1]
+        logits: Tensor = model(input_ids=fed, past_key_values=cache, use_cache=True, **self.last).logits[:, -1]
         return logits
 
     def _begun(self, number: int) -> Tensor:
@@ -207,7 +209,7 @@ class _Writer:
 def _draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
     """One token of each distribution [sequences]: the first of exponential clocks whose rates are the probabilities."""
     rates = (logits.float() / temperature).softmax(-1)
-    clocks = torch.empty_like(rates).exponential_(generator=generator)
+    clocks = torch.empty_like(rates).exponential_(generator=generator).clamp_(min=torch.finfo(torch.float32).tiny)
     return (rates / clocks).argmax(-1)
 
 

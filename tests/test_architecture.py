@@ -312,6 +312,7 @@ FOLDERS = {
     "tailcut.compress.allocators": "Allocator",
     "tailcut.compress.searches": "Search",
     "tailcut.compress.pruners": "Pruner",
+    "tailcut.compress.recovery": "Recovery",
     "tailcut.export.families": "Family",
     "tailcut.bench.engines": "Engine",
     "tailcut.bench.outputs": "Output",

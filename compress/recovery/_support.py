@@ -86,7 +86,8 @@ class LowRank(Support):
         self.up = nn.Parameter(torch.zeros(rows, rank))
 
     def learnt(self, weight: Tensor) -> Tensor:
-        return torch.where(self.keep, torch.addmm(weight, self.up, self.down, alpha=self.factor), 0.0)
+        with torch.autocast(weight.device.type, enabled=False):  # as it will be stored: in float32
+            return torch.where(self.keep, torch.addmm(weight, self.up, self.down, alpha=self.factor), 0.0)
 
 
 Make = Callable[[Linear, Tensor, Grid | None], Support]
@@ -137,7 +138,9 @@ def remask(module: nn.Module, support: Support) -> None:
 
 
 def require_mask(name: str, module: nn.Module, support: Support) -> None:
-    """InputError if a weight that is used is not zero outside the mask."""
-    used: Any = module.weight
-    if bool(used.detach().masked_fill(support.keep, 0.0).any()):
+    """InputError if the learnt weight, or the one that is used, is not zero outside the mask."""
+    with torch.no_grad():
+        learnt = original(module)
+        filled = [bool(weight.masked_fill(support.keep, 0.0).any()) for weight in (learnt, support(learnt))]
+    if any(filled):
         raise InputError(f"{name}: a pruned weight is no longer zero; please report this")

@@ -53,7 +53,8 @@ def test_chunks_have_the_gradient_of_the_whole(
 def test_the_feature_loss_is_the_mean_relative_error_of_the_blocks(tiny_model: TinyModel) -> None:
     student, teacher, pair = pair_of(tiny_model("llama"), features=0.5)
     ids = torch.from_numpy(TOKENS)
-    states = [model(ids, output_hidden_states=True).hidden_states[1:-1] for model in (student, teacher)]
+    with torch.no_grad():
+        states = [model(ids, output_hidden_states=True).hidden_states[1:-1] for model in (student, teacher)]
     errors = [float((a - b).square().sum() / b.square().sum()) for a, b in zip(*states, strict=True)]
     extra = float(pair.backward(TOKENS, 1.0)) - pair.kl(TOKENS)
     # transformers shows the outputs of all blocks but the last; that one adds what is left, which is positive

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tailcut.checkpoint import Checkpoint
 from tailcut.compress.packing import pack, unpack
+from tailcut.compress.recover import recover
 from tailcut.compress.recovery._text import Texts, read_texts
 from tailcut.errors import InputError
 from tailcut.manifest import verify
@@ -169,3 +171,21 @@ def test_heldout_windows_are_not_learnt_from(
     assert len(separate.ids) == len(read_texts(model, settings("distill", texts=(str(text),)), 128).ids) + 24 * 5
     with pytest.raises(InputError, match="smaller --batch"):
         read_texts(model, settings("distill", batch=500), 128)
+
+
+def test_a_tied_head_that_is_stored_too_stays_the_embedding(
+    tiny_model: TinyModel, cut: Callable[..., Path], settings: Settings, tmp_path: Path
+) -> None:
+    """Some checkpoints hold a tied matrix twice; whoever reads the other copy must see the learnt one."""
+    tied, student = tmp_path / "teacher", tmp_path / "student"
+    for source, copy in ((tiny_model("llama"), tied), (cut("llama"), student)):
+        shutil.copytree(source, copy)
+        (copy / "manifest.json").unlink(missing_ok=True)
+        config = json.loads((copy / "config.json").read_text())
+        (copy / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    assert "lm_head.weight" in Checkpoint(student).names
+    recover(student, tied, tmp_path / "out", settings("distill", rate=1e-3))
+    made, before = Checkpoint(tmp_path / "out"), Checkpoint(student)
+    head, embedding = made.read("lm_head.weight"), made.read("model.embed_tokens.weight")
+    assert np.array_equal(head, embedding)
+    assert not np.array_equal(embedding, before.read("model.embed_tokens.weight"))

@@ -22,6 +22,7 @@ from tailcut.bench.quantise import BLOCK, Codes, Floats, q4_0, q8_0
 from tailcut.bench.stored import StoredGraph, open_graph
 from tailcut.errors import InputError
 from tailcut.manifest import verify
+from tailcut.shapes import differs
 
 Bits = Literal[8, 4]
 FILE_NAME: Final = "model.gguf"
@@ -65,6 +66,8 @@ def unfit(config: Mapping[str, Any]) -> str | None:
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default" or config.get("attention_bias") or config.get("mlp_bias"):
         return "only plain rotary positions and matrices without bias are written as GGUF here"
+    if differs(config):
+        return "blocks of different shapes are not written as GGUF here"
     if config["hidden_size"] % BLOCK or config["intermediate_size"] % BLOCK:
         return f"llama.cpp's blocks need matrices of a multiple of {BLOCK} inputs"
     return None

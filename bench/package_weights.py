@@ -22,6 +22,7 @@ from tailcut.kernels.package import Package, open_package
 from tailcut.kernels.stored import Stored, is_stored, module_names, stored_matrix
 from tailcut.manifest import Manifest, read_manifest
 from tailcut.quantised import Scales, dequantise, unpack_nibbles
+from tailcut.shapes import require_equal
 
 Array = npt.NDArray[Any]
 EMBEDDING: Final = "model.embed_tokens"
@@ -126,7 +127,8 @@ def _split(
 
 
 def projection_rows(config: Mapping[str, Any]) -> dict[str, int]:
-    """Outputs of the projections that packages join."""
+    """Outputs of the projections that packages join; InputError where they differ by block."""
+    require_equal(config, "reading single projections of a package")
     heads = config["num_attention_heads"]
     width = config.get("head_dim") or config["hidden_size"] // heads
     cached = (config.get("num_key_value_heads") or heads) * width

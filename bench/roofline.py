@@ -16,6 +16,7 @@ from typing import Any
 from tailcut.errors import InputError
 from tailcut.manifest import Manifest
 from tailcut.results import BandwidthPoint, Roofline, Workload
+from tailcut.shapes import KV_HEADS, overrides_of
 
 _WORD = 4  # bytes of a float32 weight as the engines hold it
 _HALF = 2  # and of a cached number, of those that keep float16
@@ -33,6 +34,7 @@ class Dimensions:
     kv_heads: int
     head_dim: int
     tied: bool
+    cached_heads: int = 0  # key/value heads of all layers together, where they differ; 0: layers * kv_heads
 
 
 def read_dimensions(package: Path) -> Dimensions:
@@ -43,11 +45,14 @@ def read_dimensions(package: Path) -> Dimensions:
         config = config.get("text_config") or config
         heads = _first(config, "num_attention_heads", "n_head")
         hidden = _first(config, "hidden_size", "n_embd")
+        layers, kv_heads = _first(config, "num_hidden_layers", "n_layer"), int(config.get(KV_HEADS) or heads)
+        own = overrides_of(config, layers)
         return Dimensions(
             vocab=int(config["vocab_size"]),
             hidden=hidden,
-            layers=_first(config, "num_hidden_layers", "n_layer"),
-            kv_heads=int(config.get("num_key_value_heads") or heads),
+            layers=layers,
+            kv_heads=kv_heads,
+            cached_heads=sum(one.get(KV_HEADS, kv_heads) for one in own) if any(own) else 0,
             head_dim=int(config.get("head_dim") or hidden // heads),
             tied=bool(config.get("tie_word_embeddings", True)),
         )
@@ -81,7 +86,8 @@ def kv_bytes(sizes: Dimensions, workload: Workload, cache: str = "") -> int:
     """
     word = _HALF if cache.startswith(("float16", "bfloat16")) else _WORD
     length = workload.context - (workload.steps_per_visit - 1) / 2
-    return int(2 * sizes.layers * sizes.kv_heads * sizes.head_dim * length * word * workload.batch)
+    heads = sizes.cached_heads or sizes.layers * sizes.kv_heads
+    return int(2 * heads * sizes.head_dim * length * word * workload.batch)
 
 
 def roofline(

@@ -73,7 +73,8 @@ class Session:
         self.sizes = read_dimensions(dense)
         self.workload = workload
         self.report = report
-        _require_same_model(self.packages, self.sizes, read_dimensions(sparse))
+        self.sizes_of: dict[Role, Dimensions] = {"dense": self.sizes, "sparse": read_dimensions(sparse)}
+        _require_same_model(self.packages, self.sizes_of)
         rng = np.random.default_rng(workload.seed)
         tokens = rng.integers(0, self.sizes.vocab, (workload.batch, workload.context), np.int64)
         footprint = 2 * self.manifests["dense"].total_parameters * 4 * _LOADING
@@ -145,7 +146,7 @@ class Session:
         compressed = engine.COMPRESSES and role == "sparse"
         counted = int(raw.evidence.get("weight_bytes") or 0)  # an engine that knows what it holds
         weights = counted or weight_bytes(self.manifests[role], self.sizes, compressed=compressed)
-        cache = kv_bytes(self.sizes, self.workload, str(raw.evidence.get("cache", "")))
+        cache = kv_bytes(self.sizes_of[role], self.workload, str(raw.evidence.get("cache", "")))
         opened = engine.directory(self.packages[role])
         return Side(
             role=role,
@@ -234,8 +235,12 @@ def package_facts(package: Path) -> PackageFacts:
     )
 
 
-def _require_same_model(packages: Mapping[Role, Path], dense: Dimensions, sparse: Dimensions) -> None:
-    if dense != sparse:
+def _require_same_model(packages: Mapping[Role, Path], sizes: Mapping[Role, Dimensions]) -> None:
+    """Structured pruning takes heads and blocks; what tokens mean and how wide they are stays."""
+    dense, sparse = sizes["dense"], sizes["sparse"]
+    kept = replace(dense, layers=sparse.layers, kv_heads=sparse.kv_heads, cached_heads=sparse.cached_heads)
+    larger = sparse.layers > dense.layers or sparse.kv_heads > dense.kv_heads
+    if kept != sparse or larger:
         raise InputError(
             f"{packages['dense'].name} and {packages['sparse'].name} are not the same model: {dense} against {sparse}"
         )

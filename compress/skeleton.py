@@ -7,7 +7,7 @@ the text decoder, so neither can be mistaken for it. Code shipped beside a check
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any

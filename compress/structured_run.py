@@ -33,7 +33,15 @@ from tailcut.compress.structured import Settings as Scoring
 from tailcut.compress.structured._config import config_without, cut_config, renamed
 from tailcut.compress.structured._cutting import BlockCutter, resident
 from tailcut.compress.structured._groups import Kind, width_key
-from tailcut.compress.structured._plan import Ask, Kept, choose_blocks, choose_units, groups_of, kept_counts
+from tailcut.compress.structured._plan import (
+    Ask,
+    Kept,
+    blocks_to_go,
+    choose_blocks,
+    choose_units,
+    groups_of,
+    kept_counts,
+)
 from tailcut.compress.structured._scores import Groups, Scores, score_units
 from tailcut.errors import InputError
 from tailcut.files import require_absent, write_file
@@ -133,17 +141,17 @@ def cut_structured(model_dir: Path, out: Path, asked: Structuring, *, report: Re
     """Write the smaller model to `out`, a directory with a manifest; InputError for what cannot be cut so."""
     require_absent(out)
     work = _prepare(model_dir, asked)
-    dry = (
-        [] if "blocks" in asked.units else _counts(work)
-    )  # a ratio that cannot be met is refused before anything is scored
+    counts = _counts(work)  # a ratio that cannot be met is refused before anything is scored
     journal, found = open_journal(out, work.fingerprint())
-    if found is Found.OTHER:
+    if found is Found.SAME:
+        report("structured", 0, work.blocks, "going on with an unfinished run")
+    elif found is Found.OTHER:
         report("structured", 0, work.blocks, "an unfinished run with other settings was removed; started afresh")
     scores = _scores(work, journal, report)
     if "blocks" in asked.units:
         facts = _write_fewer_blocks(work, journal, choose_blocks(work.groups, scores, asked.ask), report)
     else:
-        facts = _write_narrower(work, journal, choose_units(work.groups, dry, scores), report)
+        facts = _write_narrower(work, journal, choose_units(work.groups, counts, scores), report)
     return _publish(work, journal, facts)
 
 
@@ -161,6 +169,10 @@ def _prepare(model_dir: Path, asked: Structuring) -> _Work:
 
 
 def _counts(work: _Work) -> list[dict[Kind, int]]:
+    """Units that stay in every block; none are counted where whole blocks go."""
+    if "blocks" in work.asked.units:
+        blocks_to_go(work.asked.ask, work.blocks)
+        return []
     return kept_counts(work.weights.checkpoint, work.weights.skeleton, work.groups, work.linears, work.asked.ask)
 
 

@@ -22,7 +22,7 @@ from typing import Any, Final, Literal, get_args
 
 from tailcut import __version__
 from tailcut.accuracy import ModelAnswers, TaskFile, ZeroShot, rows_of
-from tailcut.checkpoint import Checkpoint
+from tailcut.checkpoint import Checkpoint, read_config
 from tailcut.compress.packing import is_packed, unpack
 from tailcut.compress.spectra import resolve_device
 from tailcut.compress.tokens import load_tokenizer
@@ -31,6 +31,7 @@ from tailcut.errors import InputError, MissingEnvironmentError
 from tailcut.files import full_disk_is_clear, write_file
 from tailcut.manifest import try_manifest
 from tailcut.progress import Reporter, silent
+from tailcut.shapes import require_equal
 
 Precision = Literal["float32", "bfloat16", "float16"]
 Right = dict[str, str]  # metric -> one character an item
@@ -155,6 +156,7 @@ def _telling(ask: Any, task: str, report: Reporter) -> Any:  # noqa: ANN401  (a 
 
 def _load(directory: Path, options: Options) -> Any:  # noqa: ANN401  (lm-eval's untyped model)
     load_tokenizer(directory)  # its sentence where there is none
+    require_equal(read_config(directory), "lm-eval's transformers")
     from lm_eval.models.huggingface import HFLM
 
     try:

@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tailcut.errors import InputError
+from tailcut.manifest import read_manifest
 from tailcut.pipeline import Run, plan
 from tailcut.recipe import Recipe
-from tailcut.stages import Stage
+from tailcut.stages import Stage, run_stages
 
 TinyModel = Callable[..., Path]
 # what a run computes; result.json, verdict.json and the reports hold timings
@@ -367,3 +369,22 @@ def test_only_another_text_recovers_again(tiny_model: TinyModel, tmp_path: Path)
     plain = stages_of(tiny_model("llama"), tmp_path)
     assert "recover" not in plain  # run directories of earlier versions stay as they are
     assert plain["export"].after == plain["quality"].after == ("compress",)
+
+
+def test_units_go_before_weights_do(tiny_model: TinyModel, tmp_path: Path) -> None:
+    """What is measured and cut is the smaller model; what it is compared with stays the whole one."""
+    settings: dict[str, Any] = {"structured": 0.4, "importance": "wanda", "sparsity": 0.5, "allocator": "uniform"}
+    source = tiny_model("llama", intermediate_size=256)
+    stages = stages_of(source, tmp_path, **settings)
+    first = ("structured", "measure", "allocate", "compress")
+    assert tuple(stages)[:4] == first
+    run_stages(tmp_path, [stages[name] for name in first], lambda name, skipped: None)
+    whole, small = (read_manifest(tmp_path / name) for name in ("model", "structured"))
+    assert {n: one.shape for n, one in whole.layers.items()} == {n: one.shape for n, one in small.layers.items()}
+    assert whole.sparsity == pytest.approx(0.5, abs=0.02)
+    assert small.details["importance"] == "wanda"
+    assert "structured" not in stages_of(source, tmp_path)
+    with pytest.raises(InputError, match="between 0 and 1"):
+        stages_of(source, tmp_path, structured=40.0)
+    with pytest.raises(InputError, match="unknown importance"):
+        stages_of(source, tmp_path, importance="luck")

@@ -70,6 +70,9 @@ class Importance(Protocol):
 
 def load(name: str, settings: Settings) -> Importance:
     """One importance by its name on the command line; InputError for a setting that it would ignore."""
+    known = plugins.names(PACKAGE)
+    if name.replace("_", "-") not in known:
+        raise InputError(f"unknown importance {name!r}; choose one of {', '.join(known)}")
     importance = cast(Importance, plugins.load(PACKAGE, name))
     for item in fields(settings):
         given = getattr(settings, item.name) != item.default

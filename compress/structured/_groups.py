@@ -137,7 +137,7 @@ def _cut_shapes(
 
 def storage_axis(module: nn.Module, axis: Axis) -> int:
     """Dimension of the stored weight that holds outputs (rows) or inputs; GPT-2's Conv1D stores [in, out]."""
-    return int((axis == "columns") == isinstance(module, nn.Linear))
+    return 1 if (axis == "columns") == isinstance(module, nn.Linear) else 0
 
 
 def sizes(module: nn.Module) -> tuple[int, int]:
@@ -148,7 +148,7 @@ def sizes(module: nn.Module) -> tuple[int, int]:
 
 def _attention(block: nn.Module) -> str:
     """Name inside the block of the module that has heads; InputError where there is not exactly one."""
-    found = [
+    found: list[str] = [
         n for n, module in block.named_modules() if n and (hasattr(module, "head_dim") or hasattr(module, "head_size"))
     ]
     if len(found) != 1:

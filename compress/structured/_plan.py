@@ -72,25 +72,14 @@ def kept_counts(
             f"--protect-first {ask.first} and --protect-last {ask.last} leave none of {blocks} blocks to cut"
         )
     ratios = _ratios(groups, linears, skeleton, ask)
-    whole = (
-        ask.allocation.sparsity({one.name: one.parameters for one in linears})
-        if ask.allocation
-        else float(ask.ratio or 0)
-    )
-    asked = [
-        sum(ratio * _size(linears, index, kind, groups) for kind, ratio in ratios[index].items())
-        for index in range(blocks)
-    ]
-    owed = sum(amount for amount, one in zip(asked, free, strict=True) if one)
+    whole = _whole(ask, linears)
+    sizes = [{kind: group.units * group.unit_parameters for kind, group in block.items()} for block in groups]
+    asked = [{kind: ratios[i][kind] * size for kind, size in block.items()} for i, block in enumerate(sizes)]
+    owed = sum(sum(amounts.values()) for amounts, one in zip(asked, free, strict=True) if one)
     scale = whole * total / owed if owed else 0.0
     wanted = [
-        _wanted(
-            groups[index],
-            {k: scale * r * _size(linears, index, k, groups) for k, r in ratios[index].items()},
-            ask,
-            free[index],
-        )
-        for index in range(blocks)
+        _wanted(block, {kind: scale * amount for kind, amount in asked[i].items()}, ask, free[i])
+        for i, block in enumerate(groups)
     ]
     if ask.allocation is None and all(free) and _alike(groups):
         heads = tuple(n for n in wanted[0].heads.levels if _accepted(checkpoint, skeleton, groups, n))
@@ -114,18 +103,23 @@ def choose_units(groups: Groups, counts: Sequence[Mapping[Kind, int]], scores: S
     return kept
 
 
+def blocks_to_go(ask: Ask, blocks: int) -> int:
+    """round(ratio x blocks); InputError where that is none, or more than may go."""
+    free, removed = max(0, blocks - ask.first - ask.last), round(float(ask.ratio or 0) * blocks)
+    if not 0 < removed < blocks or removed > free:
+        raise InputError(
+            f"a ratio of {ask.ratio} is {removed} of {blocks} blocks, of which {free} may go and one must stay; "
+            "ask for another ratio or protect fewer"
+        )
+    return removed
+
+
 def choose_blocks(groups: Groups, scores: Scores, ask: Ask) -> list[int]:
-    """Numbers of the blocks that stay: round(ratio x blocks) go, those whose units' scores add up to least."""
+    """Numbers of the blocks that stay: those go whose units' scores add up to least."""
     blocks = len(groups)
     sums = [float(sum(scores[key(index, kind)].double().sum() for kind in groups[index])) for index in range(blocks)]
     free = range(ask.first, blocks - ask.last)
-    removed = round(float(ask.ratio or 0) * blocks)
-    if not 0 < removed < blocks or removed > len(free):
-        raise InputError(
-            f"a ratio of {ask.ratio} is {removed} of {blocks} blocks, of which {len(free)} may go and one must stay; "
-            "ask for another ratio or protect fewer"
-        )
-    gone = set(sorted(free, key=lambda index: (sums[index], index))[:removed])
+    gone = set(sorted(free, key=lambda index: (sums[index], index))[: blocks_to_go(ask, blocks)])
     return [index for index in range(blocks) if index not in gone]
 
 
@@ -149,9 +143,14 @@ def _ratios(groups: Groups, linears: Sequence[Linear], skeleton: Skeleton, ask: 
     return found
 
 
-def _size(linears: Sequence[Linear], index: int, kind: Kind, groups: Groups) -> int:
-    group = groups[index][kind]
-    return group.units * group.unit_parameters
+def _whole(ask: Ask, linears: Sequence[Linear]) -> float:
+    """Fraction of all weights that is to go."""
+    if ask.allocation is None:
+        return float(ask.ratio or 0)
+    stated = ask.allocation.sparsity({linear.name: linear.parameters for linear in linears})
+    if stated <= 0.0:
+        raise InputError("the allocation takes nothing from any matrix; allocate a sparsity above 0")
+    return stated
 
 
 def _wanted(block: Mapping[Kind, Group], amounts: Mapping[Kind, float], ask: Ask, free: bool) -> Wanted:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tailcut.errors import InputError
+from tailcut.shapes import require_equal
 
 FAMILIES: Final = ("llama", "mistral")
 _REQUIRED: Final = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
@@ -125,6 +126,7 @@ def _refuse_other_models(config: Mapping[str, Any]) -> None:
     missing = [key for key in _REQUIRED if not config.get(key)]
     if missing:
         raise InputError(f"config.json: {', '.join(missing)} is missing")
+    require_equal(config, "the GPU loop")
     if config.get("attention_bias") or config.get("mlp_bias"):
         raise InputError("config.json: attention_bias and mlp_bias do not run in the GPU loop")
     if config.get("hidden_act", "silu") != "silu":

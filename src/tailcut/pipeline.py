@@ -1,8 +1,8 @@
-"""`tailcut run`: measure -> allocate -> compress -> (recover) -> export -> quality -> bench -> gate -> report, resumable.
+"""`tailcut run`: (structured) -> measure -> allocate -> compress -> (recover) -> export -> quality -> bench -> gate -> report, resumable.
 
 The run directory holds one output per stage, each also what the single command of that name would write:
 
-    scores.json spectra.npz | allocation.json | model/ | recovered/, where text for it is given
+    structured/, where units are cut | scores.json spectra.npz | allocation.json | model/ | recovered/, where text for it is given
     | dense/ package/ (+ -deepsparse) | quality.json | result.json | verdict.json report.md report.html
 
 This module only orders the rooms; what each stage does lives in its room, which is imported when it runs.
@@ -53,6 +53,10 @@ class Run:
         return Path(self.recipe.model)
 
     @property
+    def base(self) -> Path:
+        return self.model if self.recipe.structured is None else self.out / "structured"  # what is measured and cut
+
+    @property
     def made(self) -> Path:
         return self.out / ("model" if self.recipe.recovering() is None else "recovered")  # what is exported and judged
 
@@ -82,14 +86,18 @@ def run(recipe: Recipe, out: Path, report: Reporter = silent) -> "Verdict":
 
 def plan(state: Run, model_fingerprint: str) -> tuple[Stage, ...]:
     """The stages with what each depends on; a setting appears at the stage whose output it changes."""
+    from tailcut.compress.recipes import measured_with, metrics_of
+
     recipe = state.recipe
     wants_kl = "divergence" in _policy(recipe).judged
     static = static_reason(recipe) is None  # an engine that is installed later makes its stages run again
 
     def stage(name: str, after: tuple[str, ...], outputs: tuple[str, ...], work: Callable[[Run], None]) -> Stage:
         fields: dict[str, object] = {field: getattr(recipe, field) for field in _SETTINGS[name]}
+        if name == "structured":
+            fields["model"] = model_fingerprint
         if name == "measure":
-            fields |= {"model": model_fingerprint, "metrics": _metrics(recipe), "calibration": _measured_with(recipe)}
+            fields |= {"model": model_fingerprint, "metrics": metrics_of(recipe), "calibration": measured_with(recipe)}
         if name == "allocate" and recipe.searches:
             fields |= {field: getattr(recipe, field) for field in (*_SEARCHING, *_SETTINGS["compress"])}
         if name == "allocate" and recipe.cost is not None:
@@ -102,12 +110,14 @@ def plan(state: Run, model_fingerprint: str) -> tuple[Stage, ...]:
             fields["kl"] = True
         if name == "gate" and recipe.policy is not None:
             fields["policy"] = sha256_file(Path(recipe.policy))
-        return Stage(name, after, fields, outputs, lambda: work(state), resumes=name in ("compress", "recover"))
+        return Stage(name, after, fields, outputs, lambda: work(state), resumes=name in _RESUMING)
 
     cut = "compress" if recipe.recovering() is None else "recover"
     recovery = (stage("recover", ("compress",), ("recovered",), _recover),) if cut == "recover" else ()
+    first = () if recipe.structured is None else (stage("structured", (), ("structured",), _structured),)
     return (
-        stage("measure", (), ("scores.json", "spectra.npz"), _measure),
+        *first,
+        stage("measure", tuple(one.name for one in first), ("scores.json", "spectra.npz"), _measure),
         stage("allocate", ("measure",), ("allocation.json",), _allocate),
         stage("compress", ("allocate",), ("model",), _compress),
         *recovery,
@@ -120,7 +130,9 @@ def plan(state: Run, model_fingerprint: str) -> tuple[Stage, ...]:
 
 
 _SEARCHING = ("minutes", "evaluations")  # a search prunes, too: what decides the cutting decides its plan
+_RESUMING = ("structured", "compress", "recover")
 _SETTINGS: dict[str, tuple[str, ...]] = {
+    "structured": ("structured", "importance", "calibration", "samples", "seqlen", "seed", "device", "forward"),
     "measure": ("device",),  # and the metrics, and with some of them the calibration text
     "allocate": ("sparsity", "pattern", "allocator", "cap", "bits", "bit_choices", "speedup", *SHAPING),
     "compress": ("pruner", "quantiser", "calibration", "samples", "seqlen", "seed", "device", "forward"),
@@ -133,17 +145,6 @@ _SETTINGS: dict[str, tuple[str, ...]] = {
 }
 
 
-def _metrics(recipe: Recipe) -> tuple[str, ...]:
-    """What the report shows, what the recipe's allocator reads, and what its bits follow."""
-    from tailcut.compress import searches
-    from tailcut.compress.allocators import metrics_needed
-
-    of_bits = () if recipe.bits is None or recipe.metric is None else (recipe.metric.replace("-", "_"),)
-    name = recipe.allocator
-    needed = searches.load(name).METRICS if recipe.searches else metrics_needed(name, recipe.metric)
-    return tuple(dict.fromkeys(("alpha_mid", "alpha_peak", *needed, *of_bits)))
-
-
 def require_plannable(recipe: Recipe) -> None:
     """InputError for a setting that the recipe's allocator or search would ignore."""
     from tailcut.compress.allocators import require_read
@@ -153,14 +154,6 @@ def require_plannable(recipe: Recipe) -> None:
     require(recipe.allocator, recipe.budget(), _shaping(recipe))
 
 
-def _measured_with(recipe: Recipe) -> tuple[object, ...]:
-    """The calibration settings where a metric reads text: elsewhere another text must not measure again."""
-    from tailcut.compress.metrics import need_text
-
-    texts = (recipe.calibration, recipe.samples, recipe.seqlen, recipe.seed)
-    return texts if need_text(_metrics(recipe)) else ()
-
-
 def calibration_of(recipe: Recipe) -> "Calibration":
     """What runs through the model."""
     from tailcut.compress.calibration import Calibration
@@ -168,13 +161,20 @@ def calibration_of(recipe: Recipe) -> "Calibration":
     return Calibration(recipe.calibration, recipe.samples, recipe.seqlen, recipe.seed)
 
 
+def _structured(state: Run) -> None:
+    from tailcut.compress.recipes import cut_units
+
+    cut_units(state.recipe, state.base, state.report)
+
+
 def _measure(state: Run) -> None:
     from tailcut.compress.measure import measure, save_spectra
+    from tailcut.compress.recipes import metrics_of
 
     recipe = state.recipe
     measured = measure(
-        state.model,
-        metrics=_metrics(recipe),
+        state.base,
+        metrics=metrics_of(recipe),
         device=recipe.device,
         calibration=calibration_of(recipe),
         report=state.report,
@@ -201,7 +201,7 @@ def _search(state: Run, scores: LayerScores) -> Allocation:
 
     recipe = state.recipe
     task = Task(
-        state.model,
+        state.base,
         scores,
         recipe.budget(),
         recipe.pruner,
@@ -230,7 +230,7 @@ def _compress(state: Run) -> None:
     recipe = state.recipe
     allocation = codec.load(Allocation, state.out / "allocation.json")
     compress(
-        state.model,
+        state.base,
         allocation,
         state.out / "model",
         pruner=recipe.pruner,

@@ -33,6 +33,9 @@ class Recipe:
     __pydantic_config__: ClassVar = FORBID_EXTRA
     model: str
     version: Literal[1] = 1
+    # whole heads and MLP channels that go first (docs/structured-pruning.md), as a fraction of the weights; None: none do
+    structured: float | None = None
+    importance: str = "taylor"
     # what to cut
     sparsity: float = 0.5
     pattern: str | None = None  # "2:4": N kept of M; fixes the sparsity of every layer
@@ -116,6 +119,12 @@ class Recipe:
             plugins.require("tailcut.bench.engines", engine)
         self.stopping()
         self.recovering()
+        if self.structured is not None and not 0.0 < self.structured < 1.0:
+            raise InputError(
+                f"structured must be between 0 and 1, got {self.structured}; it is a fraction, not percent"
+            )
+        if self.importance not in (known := plugins.names("tailcut.compress.structured")):
+            raise InputError(f"unknown importance {self.importance!r}; choose one of {', '.join(known)}")
         positive = ("samples", "seqlen", "prompt_tokens", "new_tokens", "blocks", "text_context")
         for field in positive:
             if getattr(self, field) < 1:

@@ -26,6 +26,10 @@ def command(
     out: Annotated[Path, typer.Option("--output", "-o", help="The run directory; run again to resume.")],
     planning: Planning,
     drawn: CalibrationText,
+    structured: Annotated[
+        float | None, typer.Option(help="Fraction of the weights that goes first, as whole heads and MLP channels.")
+    ] = None,
+    importance: Annotated[str | None, typer.Option(help="As in `tailcut structured`. [default: taylor]")] = None,
     pruner: Annotated[str | None, typer.Option(help="As in `tailcut compress`. [default: wanda]")] = None,
     quantiser: Annotated[
         str | None, typer.Option(help="rtn, gptq or joint, of layers with bits. [default: gptq]")

@@ -156,6 +156,8 @@ def _of(cut: Cut) -> dict[str, Any]:
 def _require_sweepable(recipe: Recipe, packages: int, source: str) -> None:
     if recipe.recovering() is not None:
         raise InputError(f"{source}: a sweep compares plans as they are cut; recovery is of `tailcut run`")
+    if recipe.structured is not None:
+        raise InputError(f"{source}: a sweep cuts no units; run `tailcut structured` before it, and sweep its output")
     if recipe.speedup is not None:
         raise InputError(f"{source}: a sweep goes over sparsities; allocator latency and speedup are of `tailcut run`")
     if recipe.stopping() is not None:

@@ -202,7 +202,11 @@ def _cells(row: dict[str, Any], dense: dict[str, Any], context: int) -> list[str
     error = difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else float("nan")
     recovery = row["recovery"]
     before, after = recovery["mask_sha256_before"], recovery["mask_sha256_after"]
-    mask = f"same ({after[:8]})" if before == after else f"{recovery['new_zeros']:,} more zeros ({before[:8]}, {after[:8]})"
+    mask = (
+        f"same ({after[:8]})"
+        if before == after
+        else f"{recovery['new_zeros']:,} more zeros ({before[:8]}, {after[:8]})"
+    )
     return [
         _change(row["ppl_cut"], dense["ppl"]),
         _change(row["ppl_recovered"], dense["ppl"]),
@@ -247,7 +251,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     action.add_argument("--seconds", type=float, default=float("inf"), help="no new row is begun after so many")
     action.add_argument("--commit", help="of tailcut, where the checkout holds no git history")
     action.add_argument("--batch-tokens", type=int, default=8192)
-    action.add_argument("--keep", action=argparse.BooleanOptionalAction, default=True, help="leave the models in --work")
+    action.add_argument(
+        "--keep", action=argparse.BooleanOptionalAction, default=True, help="leave the models in --work"
+    )
     action.add_argument("-o", "--output", type=Path, default=OUTPUT)
     add_table(actions)
     return parser.parse_args(arguments)

@@ -144,13 +144,14 @@ def test_a_bench_ends_when_the_gates_speedup_is_settled(finished: Path, tiny_mod
     shutil.copytree(finished, out)
     policy.write_text("version: 1\nlimits: {min_speedup: 0.01, require_engagement: false}\n")
     done = run(tiny_model("llama"), out, "--policy", str(policy), "--bench-minutes", "1", "--min-blocks", "3")
-    assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads((out / "result.json").read_text())
     assert result["workload"]["stopping"] == {
         "precision": None, "at_least": 0.01, "minutes": 1.0, "min_blocks": 3, "max_blocks": 32,
     }  # fmt: skip
     (decode,) = (one for one in result["engines"][0]["procedures"] if one["phase"] == "decode")
-    assert "clear of 0.01" in decode["ended"]  # dense or sparse: no package is a hundred times slower
+    # dense or sparse: no package is a hundred times slower. A machine that others keep busy settles nothing
+    assert done.returncode == (3 if decode["loud"] else 0), done.stdout + done.stderr
+    assert decode["loud"] or "clear of 0.01" in decode["ended"]
 
 
 def test_only_what_ends_a_bench_measures_it_again(tiny_model: TinyModel, tmp_path: Path) -> None:

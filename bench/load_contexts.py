@@ -51,7 +51,7 @@ def measure(sides: Sides, context: int) -> ContextPoint:
 
 
 def _cache_read(sides: Sides, role: Role, context: int) -> int:
-    return kv_bytes(sides.session.sizes, sides.plan.workload(context), sides.cache(role))
+    return kv_bytes(sides.session.sizes_of[role], sides.plan.workload(context), sides.cache(role))
 
 
 def _needed(sides: Sides, role: Role, context: int) -> int:

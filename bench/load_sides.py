@@ -9,7 +9,7 @@ from tailcut.bench.engines import Engine
 from tailcut.bench.load import Lately, OthersLoad
 from tailcut.bench.load_values import EngineLoad, LoadPlan
 from tailcut.bench.pair import Raw
-from tailcut.bench.roofline import weight_bytes
+from tailcut.bench.roofline import position_bytes, weight_bytes
 from tailcut.bench.run import Session
 from tailcut.bench.sentinel import SEEN_SECONDS, Watch, disturbed, limits
 from tailcut.bench.turns import ROLES, Role, order
@@ -83,9 +83,7 @@ class Sides:
 
     def cache_bytes(self, role: Role, positions: int) -> int:
         """Keys and values of one sequence."""
-        sizes = self.session.sizes
-        word = 2 if self.cache(role).startswith(("float16", "bfloat16")) else 4
-        return 2 * sizes.layers * sizes.kv_heads * sizes.head_dim * positions * word
+        return position_bytes(self.session.sizes_of[role], self.cache(role)) * positions
 
     def weight_bytes(self, role: Role) -> int:
         """Weights that one step reads, as the engine counts them or from the manifest."""

@@ -34,7 +34,7 @@ class Dimensions:
     kv_heads: int
     head_dim: int
     tied: bool
-    cached_heads: int = 0  # key/value heads of all layers together, where they differ; 0: layers * kv_heads
+    cached_heads: int  # key/value heads of all layers together: those of a cut model may differ
 
 
 def read_dimensions(package: Path) -> Dimensions:
@@ -52,7 +52,7 @@ def read_dimensions(package: Path) -> Dimensions:
             hidden=hidden,
             layers=layers,
             kv_heads=kv_heads,
-            cached_heads=sum(one.get(KV_HEADS, kv_heads) for one in own) if any(own) else 0,
+            cached_heads=sum(one.get(KV_HEADS, kv_heads) for one in own),
             head_dim=int(config.get("head_dim") or hidden // heads),
             tied=bool(config.get("tie_word_embeddings", True)),
         )
@@ -84,10 +84,14 @@ def kv_bytes(sizes: Dimensions, workload: Workload, cache: str = "") -> int:
 
     cache: what the engine says of it, such as "float16, in place"; float32 where it does not say float16 or bfloat16.
     """
-    word = _HALF if cache.startswith(("float16", "bfloat16")) else _WORD
     length = workload.context - (workload.steps_per_visit - 1) / 2
-    heads = sizes.cached_heads or sizes.layers * sizes.kv_heads
-    return int(2 * heads * sizes.head_dim * length * word * workload.batch)
+    return int(position_bytes(sizes, cache) * length * workload.batch)
+
+
+def position_bytes(sizes: Dimensions, cache: str) -> int:
+    """Keys and values of one position of one sequence, over all layers; `cache`: as `kv_bytes` takes it."""
+    word = _HALF if cache.startswith(("float16", "bfloat16")) else _WORD
+    return 2 * sizes.cached_heads * sizes.head_dim * word
 
 
 def roofline(

@@ -27,6 +27,12 @@ def perform(
     print(render(json.loads(options.output.read_bytes())))
 
 
+def calibration_of(options: argparse.Namespace) -> dict[str, Any]:
+    """What was drawn from which file."""
+    drawn = {name: getattr(options, name) for name in ("samples", "seqlen", "seed")}
+    return {"file": options.calibration.name, **drawn}
+
+
 def machine_of(options: argparse.Namespace) -> dict[str, Any]:
     """This machine with its GPU (None: not used) and the commit, which --commit gives where there is no history."""
     gpu = None

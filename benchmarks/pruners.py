@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench_common import add_table, machine_of, perform  # beside this script
-from quality import Table, score
+from bench_common import add_table, perform  # beside this script
+from quality import Table, head_of, score
 
 from tailcut import plugins
 from tailcut.allocation import Allocation, LayerPlan, Pattern, Unstructured, parse_nm
@@ -83,29 +83,11 @@ def measure(name: str, target: str, windows: Any, options: argparse.Namespace) -
     return row
 
 
-def head_of(options: argparse.Namespace, tokens: Any) -> dict[str, Any]:  # noqa: ANN401  (an integer array)
-    text = read_text(options.text)
-    machine = machine_of(options)
-    return {
-        "what": "perplexity after one-shot pruning at a uniform sparsity, no recovery",
-        "machine": machine | {"torch": torch.__version__, "threads": torch.get_num_threads()},
-        "model": {"name": options.model.resolve().name, "fingerprint": Checkpoint(options.model).fingerprint()},
-        "text": {"name": text.name, "sha256": text.sha256, "joining": text.joining},
-        "context": options.context,
-        "windows": len(tokens),
-        "calibration": {
-            "file": options.calibration.name,
-            "samples": options.samples,
-            "seqlen": options.seqlen,
-            "seed": options.seed,
-        },
-    }
-
-
 def run(options: argparse.Namespace) -> None:
     began = time.perf_counter()
     windows = tokenise(options.model, read_text(options.text), options.context, options.windows)[0]
-    table = Table(options.output, head_of(options, windows))
+    what = "perplexity after one-shot pruning at a uniform sparsity, no recovery"
+    table = Table(options.output, head_of(what, options, windows))
     if "dense" not in table.data["rows"]:
         table.add("dense", score(options.model, {options.context: windows}, options.device, options.batch_tokens))
     for target in options.targets:

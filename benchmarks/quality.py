@@ -17,6 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from bench_common import calibration_of, machine_of  # beside this script
+
 from tailcut import plugins
 from tailcut.allocation import Allocation, Budget, LayerScores, parse_nm
 from tailcut.bench.machine import describe_machine
@@ -76,6 +79,20 @@ class Table:
         print(key, {name: value for name, value in row.items() if name.startswith("ppl")}, flush=True)
 
 
+def head_of(what: str, options: argparse.Namespace, tokens: Any) -> dict[str, Any]:  # noqa: ANN401  (an integer array)
+    """What a table of perplexities states before its rows; the text's windows are `tokens` [windows, context]."""
+    text, machine = read_text(options.text), machine_of(options)
+    return {
+        "what": what,
+        "machine": machine | {"torch": torch.__version__, "threads": torch.get_num_threads()},
+        "model": {"name": options.model.resolve().name, "fingerprint": Checkpoint(options.model).fingerprint()},
+        "text": {"name": text.name, "sha256": text.sha256, "joining": text.joining},
+        "context": options.context,
+        "windows": len(tokens),
+        "calibration": calibration_of(options),
+    }
+
+
 def score(model: Path, windows: dict[int, Any], device: str, batch_tokens: int) -> dict[str, Any]:
     """Perplexity and per-window losses (nats a window) of one directory at each context."""
     row: dict[str, Any] = {}
@@ -98,12 +115,7 @@ def main() -> None:
         "model": Checkpoint(args.model).fingerprint(),
         "text": {"name": text.name, "sha256": text.sha256, "joining": text.joining},
         "tokens_scored": {str(context): int(tokens.shape[0] * (context - 1)) for context, tokens in windows.items()},
-        "calibration": {
-            "file": args.calibration.name,
-            "samples": args.samples,
-            "seqlen": args.seqlen,
-            "seed": args.seed,
-        },
+        "calibration": calibration_of(args),
     }
     table = Table(args.out, head)
     if "dense" not in table.data["rows"]:
@@ -131,8 +143,6 @@ def main() -> None:
 
 
 def _accelerator() -> str | None:
-    import torch
-
     return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 

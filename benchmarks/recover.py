@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from bench_common import add_table, machine_of, perform  # beside this script
-from quality import Table, score
+from bench_common import add_table, perform  # beside this script
+from quality import Table, head_of, score
 
 from tailcut.allocation import Allocation, LayerPlan, Unstructured, parse_nm
 from tailcut.bench.report import markdown_row
@@ -50,7 +49,7 @@ def plan_of(target: str) -> LayerPlan:
     pattern, _, precision = target.partition("+")
     return LayerPlan(
         parse_nm(pattern) if ":" in pattern else Unstructured(float(pattern)),
-        {"": None, "int8": 8, "int4": 4}[precision],  # type: ignore[arg-type]  # a table of literals
+        {"": None, "int8": 8, "int4": 4}[precision],
     )
 
 
@@ -132,33 +131,13 @@ def sample(options: argparse.Namespace) -> dict[str, Any] | None:
     return read
 
 
-def head_of(options: argparse.Namespace, tokens: Any) -> dict[str, Any]:  # noqa: ANN401  (an integer array)
-    text = read_text(options.text)
-    machine = machine_of(options)
-    return {
-        "what": "perplexity of a cut model before and after recovery by its dense self",
-        "machine": machine | {"torch": torch.__version__, "threads": torch.get_num_threads()},
-        "model": {"name": options.model.resolve().name, "fingerprint": Checkpoint(options.model).fingerprint()},
-        "text": {"name": text.name, "sha256": text.sha256, "joining": text.joining},
-        "context": options.context,
-        "windows": len(tokens),
-        "pruner": options.pruner,
-        "calibration": {
-            "file": options.calibration.name,
-            "samples": options.samples,
-            "seqlen": options.seqlen,
-            "seed": options.seed,
-        },
-        "train": [path.name for path in options.train],
-        "sampled": sample(options),
-    }
-
-
 def run(options: argparse.Namespace) -> None:
     began = time.perf_counter()
     options.work.mkdir(parents=True, exist_ok=True)
     windows = tokenise(options.model, read_text(options.text), options.context, options.windows)[0]
-    table = Table(options.output, head_of(options, windows))
+    head = head_of("perplexity of a cut model before and after recovery by its dense self", options, windows)
+    head |= {"pruner": options.pruner, "train": [path.name for path in options.train], "sampled": sample(options)}
+    table = Table(options.output, head)
     if "dense" not in table.data["rows"]:
         found = score(options.model, {options.context: windows}, options.device, options.batch_tokens)
         table.add("dense", {"ppl": found[f"ppl_{options.context}"], "nll": found[f"nll_{options.context}"]})

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench_common import add_table, machine_of, perform  # beside this script
+from bench_common import add_table, calibration_of, machine_of, perform  # beside this script
 from quality import Variant
 
 from tailcut import codec
@@ -70,12 +70,7 @@ def run(options: argparse.Namespace) -> None:
     content = {
         "what": "zero-shot accuracy after one-shot pruning, no recovery",
         "machine": machine,
-        "calibration": {
-            "file": options.calibration.name,
-            "samples": options.samples,
-            "seqlen": options.seqlen,
-            "seed": options.seed,
-        },
+        "calibration": calibration_of(options),
         "compress_s": seconds,
         "zero_shot_s": time.perf_counter() - began,
         "result": json.loads(codec.to_json(result)),

@@ -19,11 +19,11 @@ from tailcut.files import full_disk_is_clear, publish, write_file
 
 
 class Found(Enum):
-    """What lay in the work directory when it was opened."""
+    """What lay in the work directory when it was opened, as users are told of it."""
 
     NOTHING = "nothing"
-    SAME = "an unfinished run of this compression"
-    OTHER = "an unfinished run of another one, which was removed"
+    SAME = "going on with an unfinished run"
+    OTHER = "an unfinished run with other settings was removed; started afresh"
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,10 +25,13 @@ def measured_with(recipe: Recipe) -> tuple[object, ...]:
     return texts if need_text(metrics_of(recipe)) else ()
 
 
-def cut_units(recipe: Recipe, out: Path, report: Reporter) -> None:
+def cut_units(recipe: Recipe, calibration: Calibration, out: Path, report: Reporter) -> None:
     """Whole units go before weights do."""
-    text = Calibration(recipe.calibration, recipe.samples, recipe.seqlen, recipe.seed)
     asked = Structuring(
-        recipe.structured, importance=recipe.importance, calibration=text, device=recipe.device, forward=recipe.forward
+        recipe.structured,
+        importance=recipe.importance,
+        calibration=calibration,
+        device=recipe.device,
+        forward=recipe.forward,
     )
     cut_structured(Path(recipe.model), out, asked, report=report)

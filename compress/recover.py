@@ -59,8 +59,7 @@ def recover(
     unfinished = out.with_name(f"{out.name}.work").exists()
     journal, found = open_journal(out, _fingerprint(student, prints, texts, settings))
     if unfinished:
-        same = "going on with an unfinished run", "an unfinished run with other settings was removed; started afresh"
-        report("recover", 0, len(methods), same[found is not Found.SAME])
+        report("recover", 0, len(methods), (found if found is Found.SAME else Found.OTHER).value)
     efforts = settings.budget.part(max(1, sum(method.TRAINS for _, method in methods)))
     stages, source = [], model_dir
     for number, (name, method) in enumerate(methods):

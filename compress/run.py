@@ -77,7 +77,7 @@ def _tell(job: Job, journal: Journal, found: Found, report: Reporter) -> None:
     if found is Found.SAME:
         report("compress", done, job.blocks, f"going on after {done} finished blocks")
     elif found is Found.OTHER:
-        report("compress", 0, job.blocks, "an unfinished run with other settings was removed; started afresh")
+        report("compress", 0, job.blocks, found.value)
 
 
 def _require_disk(job: Job, out: Path, pack: bool) -> None:

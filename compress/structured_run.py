@@ -143,10 +143,8 @@ def cut_structured(model_dir: Path, out: Path, asked: Structuring, *, report: Re
     work = _prepare(model_dir, asked)
     counts = _counts(work)  # a ratio that cannot be met is refused before anything is scored
     journal, found = open_journal(out, work.fingerprint())
-    if found is Found.SAME:
-        report("structured", 0, work.blocks, "going on with an unfinished run")
-    elif found is Found.OTHER:
-        report("structured", 0, work.blocks, "an unfinished run with other settings was removed; started afresh")
+    if found is not Found.NOTHING:
+        report("structured", 0, work.blocks, found.value)
     scores = _scores(work, journal, report)
     if "blocks" in asked.units:
         facts = _write_fewer_blocks(work, journal, choose_blocks(work.groups, scores, asked.ask), report)

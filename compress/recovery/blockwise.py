@@ -5,7 +5,7 @@ Finished blocks are shards; a block that a kill interrupted begins again.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tailcut.checkpoint import read_shard
 from tailcut.compress.blocks import Stream, open_stream
 from tailcut.compress.journal import Journal
 from tailcut.compress.recording import Call
 from tailcut.compress.recovery import Task
 from tailcut.compress.recovery._divergence import precision, relative_error
 from tailcut.compress.recovery._learning import Pace, Place, learn
-from tailcut.compress.recovery._points import block_point, points_of
-from tailcut.compress.recovery._store import Recovered, float32_of, store_block, store_rest
+from tailcut.compress.recovery._points import block_point
+from tailcut.compress.recovery._store import Recovered, float32_of, store_block
 from tailcut.compress.recovery._support import Support, attach, detach, recovered, remask, require_mask
+from tailcut.compress.recovery._walk import ENDED, walk
 from tailcut.progress import Reporter, silent
 from tailcut.results import RecoveryStage
 
@@ -88,37 +88,24 @@ class _Block:
 
 
 def recover(task: Task, journal: Journal, report: Reporter) -> RecoveryStage:
-    """Every block in order; finished ones are replayed, and only as far as a later one needs it."""
-    student, weights = task.student, task.student.weights
-    missing = [index for index in range(student.blocks) if not journal.has(student.shard(index))]
-    if missing:
-        streams = _streams(task)
-        for index in range(missing[-1] + 1):
-            report("blockwise", index, student.blocks, f"block {index}")
-            if index in missing:
-                _block(task, journal, index, streams)
-            if index < missing[-1]:
-                with weights.block(index, read_shard(journal.model / student.shard(index))) as block:
-                    for stream in streams:
-                        stream.advance(index, block)
-        report("blockwise", student.blocks, student.blocks)
-    if not journal.has(student.shard(student.blocks)):
-        store_rest(journal, student)
-    points = points_of(journal, student.blocks)
+    """Every block in order."""
+
+    def work(index: int, streams: Sequence[Stream]) -> None:
+        _block(task, journal, index, streams)
+
+    points = walk("blockwise", task, journal, lambda: _streams(task), work, report)
     tokens, seconds = sum(point.tokens for point in points), sum(point.seconds for point in points)
-    ended = "every block is done"
-    return RecoveryStage("blockwise", "relative output error", ended, 0, tokens, seconds, None, points)
+    return RecoveryStage("blockwise", "relative output error", ENDED, 0, tokens, seconds, None, points)
 
 
 def _streams(task: Task) -> tuple[Stream, Stream]:
     """Training and held-out windows in front of block 0; every batch of the first has as many windows as a step."""
     weights, size = task.student.weights, task.settings.batch
-    weights.load_rest()
     windows = max(size, task.settings.samples // size * size)
     return open_stream(weights, task.texts.rows(range(windows)), size), open_stream(weights, task.texts.heldout, size)
 
 
-def _block(task: Task, journal: Journal, index: int, streams: tuple[Stream, Stream]) -> None:
+def _block(task: Task, journal: Journal, index: int, streams: Sequence[Stream]) -> None:
     began, student = time.monotonic(), task.student
     with task.teacher.block(index) as dense, student.weights.block(index, student.exact(index)) as block:
         learner = _Block(task, index, block, dense, attach(student, block, index), *streams)

@@ -6,13 +6,14 @@ rounded by GPTQ, which keeps zeros. A row is changed only if its error on the ca
 """
 
 import time
+from collections.abc import Sequence
 from typing import Final
 
 import torch
 from torch import Tensor
 
 from tailcut.allocation import Dense
-from tailcut.checkpoint import float32, read_shard
+from tailcut.checkpoint import float32
 from tailcut.compress.blocks import Stream, open_stream
 from tailcut.compress.collecting import collect
 from tailcut.compress.discovery import Linear, read_weight
@@ -21,9 +22,10 @@ from tailcut.compress.pruners._given import damped, hessian_of
 from tailcut.compress.quantisers import gptq
 from tailcut.compress.quantisers._grid import Quantised
 from tailcut.compress.recovery import Task
-from tailcut.compress.recovery._points import block_point, points_of
+from tailcut.compress.recovery._points import block_point
 from tailcut.compress.recovery._solve import output_errors, solve_on_support
-from tailcut.compress.recovery._store import Recovered, store_block, store_rest
+from tailcut.compress.recovery._store import Recovered, store_block
+from tailcut.compress.recovery._walk import ENDED, walk
 from tailcut.compress.statistics import Needs, Statistics
 from tailcut.progress import Reporter
 from tailcut.quantised import Integers
@@ -36,28 +38,18 @@ _NEEDS: Final[frozenset[Needs]] = frozenset(("hessian",))
 
 
 def recover(task: Task, journal: Journal, report: Reporter) -> RecoveryStage:
-    """Every block in order; finished ones are replayed, and only as far as a later one needs it."""
-    student, weights = task.student, task.student.weights
-    missing = [index for index in range(student.blocks) if not journal.has(student.shard(index))]
-    if missing:
-        weights.load_rest()
-        stream = open_stream(weights, task.texts.rows(range(task.settings.samples)))
-        for index in range(missing[-1] + 1):
-            report("least-squares", index, student.blocks, f"block {index}")
-            if index in missing:
-                _block(task, journal, index, stream)
-            if index < missing[-1]:
-                with weights.block(index, read_shard(journal.model / student.shard(index))) as block:
-                    stream.advance(index, block)
-        report("least-squares", student.blocks, student.blocks)
-    if not journal.has(student.shard(student.blocks)):
-        store_rest(journal, student)
-    points = points_of(journal, student.blocks)
-    seconds = sum(point.seconds for point in points)
-    tokens = task.settings.samples * task.texts.seqlen
-    return RecoveryStage(
-        "least-squares", "relative output error", "every block is done", 0, tokens, seconds, None, points
-    )
+    """Every block in order."""
+    settings = task.settings
+
+    def opened() -> list[Stream]:
+        return [open_stream(task.student.weights, task.texts.rows(range(settings.samples)))]
+
+    def work(index: int, streams: Sequence[Stream]) -> None:
+        _block(task, journal, index, streams[0])
+
+    points = walk("least-squares", task, journal, opened, work, report)
+    tokens, seconds = settings.samples * task.texts.seqlen, sum(point.seconds for point in points)
+    return RecoveryStage("least-squares", "relative output error", ENDED, 0, tokens, seconds, None, points)
 
 
 def _block(task: Task, journal: Journal, index: int, stream: Stream) -> None:

@@ -71,8 +71,8 @@ def _choose(subject: Subject, measures: Measures, known: Sequence[Candidate], mi
         results[candidate.name] = measures.slow(candidate.allocation, candidate.name), candidate.allocation
     winner = min(results, key=lambda name: results[name][0])
     finals = {name: divergence for name, (divergence, _) in results.items()}
-    more = _said(winner, best.name, finals, refined, ranked) | {"without": ", ".join(missing) or "nothing"}
-    more |= {"candidates_known": str(len(known))}
+    more = _said(winner, best.name, finals, refined, ranked)
+    more |= {"without": ", ".join(missing) or "nothing", "candidates_known": str(len(known))}
     return signed(results[winner][1], "auto", subject, measures, more)
 
 

@@ -164,7 +164,7 @@ def calibration_of(recipe: Recipe) -> "Calibration":
 def _structured(state: Run) -> None:
     from tailcut.compress.recipes import cut_units
 
-    cut_units(state.recipe, state.base, state.report)
+    cut_units(state.recipe, calibration_of(state.recipe), state.base, state.report)
 
 
 def _measure(state: Run) -> None:

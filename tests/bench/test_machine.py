@@ -51,7 +51,7 @@ def test_bandwidth_is_the_best_of_its_passes(monkeypatch: pytest.MonkeyPatch) ->
 def test_bytes_follow_from_the_manifest(make_package: Any) -> None:
     package = make_package("p", 0.8)
     sizes = read_dimensions(package)
-    assert sizes == Dimensions(100, 64, 2, 2, 16, False)
+    assert sizes == Dimensions(100, 64, 2, 2, 16, False, 4)
     manifest = read_manifest(package)
     dense = 4 * (1_000_000 - 6400)
     assert weight_bytes(manifest, sizes, compressed=False) == dense
@@ -66,7 +66,7 @@ def test_bytes_follow_from_the_manifest(make_package: Any) -> None:
 def test_an_nvidia_style_or_gpt2_config_is_understood(tmp_path: Path) -> None:
     gpt2 = {"vocab_size": 50257, "n_embd": 768, "n_layer": 12, "n_head": 12}
     (tmp_path / "config.json").write_text(json.dumps(gpt2))
-    assert read_dimensions(tmp_path) == Dimensions(50257, 768, 12, 12, 64, True)
+    assert read_dimensions(tmp_path) == Dimensions(50257, 768, 12, 12, 64, True, 144)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(InputError, match="dimensions"):
         read_dimensions(tmp_path)

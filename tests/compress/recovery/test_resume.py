@@ -20,7 +20,7 @@ Settings = Callable[..., Recovering]
 
 
 def kill(student: Path, teacher: Path, text: Path, base: Path, methods: str, points: int) -> dict[str, Any]:
-    script = Path(__file__).with_name("kill_recover.py")
+    script = Path(__file__).parents[1] / "kill_recover.py"
     # one thread: the script forks after importing torch
     done = subprocess.run(
         [sys.executable, str(script), str(student), str(teacher), str(text), str(base), methods, str(points)],

@@ -9,43 +9,13 @@ import os
 import random
 import signal
 import sys
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from kill_at import count_operations, in_fork  # beside this script
+
 from tailcut.compress.recover import recover
 from tailcut.recovering import Effort, Recovering
-
-WATCHED = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.copyfile", "shutil.rmtree")
-
-
-def count_operations(directory: Path, at: Callable[[int], None]) -> None:
-    """Call `at(n)` before the n-th operation on a path below `directory` (files opened for reading too)."""
-    done = 0
-
-    def hook(event: str, arguments: tuple[object, ...]) -> None:
-        nonlocal done
-        if event in WATCHED and isinstance(arguments[0], str | os.PathLike):
-            path = os.fspath(arguments[0])
-            if isinstance(path, str) and path.startswith(str(directory)):
-                done += 1
-                at(done)
-
-    sys.addaudithook(hook)
-
-
-def in_fork(work: Callable[[], object]) -> int:
-    """Run `work` in a forked child; its exit status as `os.waitstatus_to_exitcode` gives it."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-            os._exit(0)
-        finally:  # a fork must never return into this script
-            traceback.print_exc()
-            os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def contents(directory: Path) -> dict[str, object]:

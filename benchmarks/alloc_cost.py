@@ -6,7 +6,7 @@
 Each row is measured in a process of its own: an allocator's scores (with an empty cache of eigenvalues) and its arithmetic;
 `sparsegpt`, which is `tailcut compress` of a uniform plan into DIR; and `auto`, with its scores, told to take BUDGET times
 SparseGPT's seconds (the median of the rows that are there) less what its scores took. Memory is that of the measuring process:
-anonymous pages, without mapped files. Rows already in the output are kept, so the script can be stopped; more of a row with
+anonymous pages, without mapped files, and on a GPU the most that was allocated there at once. Rows already in the output are kept, so the script can be stopped; more of a row with
 --repeat. `metrics.py` has the metrics one by one.
 """
 
@@ -70,6 +70,10 @@ def measure_once(options: argparse.Namespace, name: str) -> Sample:
         else:
             _allocate(options, name, sample)
         sample["s"] = time.perf_counter() - began
+    if options.device == "cuda":
+        import torch
+
+        sample["gpu_peak_bytes"] = torch.cuda.max_memory_allocated()
     shutil.rmtree(options.work / name)
     return sample
 
@@ -196,7 +200,9 @@ def render(content: dict[str, Any]) -> str:
 
 
 def _table(name: str, model: dict[str, Any]) -> str:
+    on_gpu = model["device"] == "cuda"
     head = ["allocator", "scores, s", "arithmetic, ms", "all, s", "over SparseGPT", "memory added, MB"]
+    head += ["GPU memory, MB"] if on_gpu else []
     lines = [markdown_row(head), "|" + " --- |" * len(head)]
     rows = {key: row for key, row in model["rows"].items() if row}
     base = pruner_seconds(rows) if PRUNER in rows else None
@@ -207,7 +213,8 @@ def _table(name: str, model: dict[str, Any]) -> str:
         added = median(sample["peak_bytes"] - sample["before_bytes"] for sample in row)
         cells = [f"{median(scores):.1f}" if scores else "", f"{1e3 * median(arithmetic):.1f}" if arithmetic else ""]
         ratio = "" if base is None else f"{median(samples) / base:.2f}"
-        lines.append(markdown_row([key, *cells, f"{median(samples):.1f}", ratio, f"{added / 1e6:.0f}"]))
+        gpu = [f"{max(sample['gpu_peak_bytes'] for sample in row) / 1e6:.0f}"] if on_gpu else []
+        lines.append(markdown_row([key, *cells, f"{median(samples):.1f}", ratio, f"{added / 1e6:.0f}", *gpu]))
     cal, machine = model["calibration"], model["machine"]
     said = [f"auto chose {sample['winner']} ({sample['finals']})." for sample in rows.get(SEARCH, ())[-1:]]
     where = machine["accelerator"] or machine["cpu"]

@@ -153,7 +153,9 @@ class Hand:
         environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads)
         environment |= {"TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
         if gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = str(self.number % gpus)
+            allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+            devices = allowed.split(",") if allowed else [str(index) for index in range(gpus)]
+            environment["CUDA_VISIBLE_DEVICES"] = devices[self.number % gpus]
         words = [sys.executable, str(Path(__file__).with_name("alloc_worker.py"))]
         with self._log.open("a") as log:
             self._process = subprocess.Popen(

@@ -3,18 +3,26 @@
 A matrix is recognised by its node: MatMul with initializer `<node name>.weight`, or one of tailcut's functions with its
 parts. Each is read, rewritten and dropped in turn; everything else is copied as it is. Which modules share a matrix does
 not change: a package that was exported with q, k and v in one matrix keeps that in its dense layout.
+
+`coo` is the dense layout with the matrices that it makes smaller as the standard's sparse initializers, inside the graph:
+ONNX's checker reads them nowhere else, so the whole graph is at most 2 GiB and fused.onnx, which would hold them again, is
+left out. Its full shape inference knows no sparse MatMul either, so only the structure is checked.
 """
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Final, Literal
 
 import numpy as np
+import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper
+from onnx import SparseTensorProto, TensorProto, helper
 
 from tailcut import __version__
 from tailcut.bitmask import unpack
+from tailcut.coo import coo_is_smaller
 from tailcut.errors import InputError
 from tailcut.export.forms import Form, Layout, check_layout, float_form, half_form, integer_form
 from tailcut.export.functions import INTEGER_OPS, MATRIX_FUNCTIONS, functions_for
@@ -24,9 +32,15 @@ from tailcut.files import new_directory
 from tailcut.kernels.package import DATA_NAME, FUSED_NAME, MODEL_NAME, Package, open_package
 from tailcut.kernels.stored import DOMAIN, is_stored, stored_matrix
 from tailcut.manifest import Manifest, file_entries, write_manifest
+from tailcut.onnx_files import TensorReader, sparse_tensor
 from tailcut.progress import Reporter, silent
 
-Tensors = dict[str, TensorProto]
+Target = Layout | Literal["coo"]
+Stored = TensorProto | SparseTensorProto
+Tensors = dict[str, Stored]
+COO: Final = "coo"
+_PLACE: Final = "initializer "  # in a sparse tensor's note: where it stood, since ONNX lists sparse ones apart
+_MAX_GRAPH_BYTES: Final = (1 << 31) - 1  # protobuf's own limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +49,33 @@ class Rewrite:
 
     source: Package
     data: DataFile
-    layout: Layout
+    layout: Target
     made: Tensors = field(default_factory=dict)  # new initializers by name
     forms: dict[str, tuple[str, str, tuple[str, ...]]] = field(default_factory=dict)  # node -> op, domain, its parts
 
+    @property
+    def form(self) -> Layout:
+        """What the matrices are written as that coordinates do not hold."""
+        return "dense" if self.layout == COO else self.layout
+
+    def read(self, tensor: Stored) -> npt.NDArray[Any]:
+        """A tensor's values, zeros written out."""
+        if isinstance(tensor, SparseTensorProto):
+            return TensorReader(self.source.directory).read_sparse(tensor)
+        return self.source.array(tensor)
+
+    def store(self, name: str, array: npt.NDArray[Any], *, matrix: bool) -> Stored:
+        """Write an initializer; a matrix as coordinates where the layout has them and they are smaller."""
+        if matrix and self.layout == COO and coo_is_smaller(array):
+            return sparse_tensor(name, array)
+        return self.data.store(name, array)
+
 
 def convert(
-    package: Path, out: Path, layout: Layout, *, overwrite: bool = False, report: Reporter = silent
+    package: Path, out: Path, layout: Target, *, overwrite: bool = False, report: Reporter = silent
 ) -> Manifest:
     """Write `package` in another layout as `out`; the source is verified first, hashes included."""
-    chosen = check_layout(layout)
+    chosen: Target = COO if layout == COO else check_layout(layout, (COO,))
     if out.resolve() == package.resolve():
         raise InputError(f"{out}: a package is not converted in place; choose another output")
     source = open_package(package, hashes=True)
@@ -64,21 +95,26 @@ def convert(
     return manifest
 
 
-def _write(source: Package, directory: Path, layout: Layout, report: Reporter) -> None:
+def _write(source: Package, directory: Path, layout: Target, report: Reporter) -> None:
     graphs = {MODEL_NAME: source}
-    if FUSED_NAME in source.manifest.files:
+    if FUSED_NAME in source.manifest.files and layout != COO:
         graphs[FUSED_NAME] = open_package(source.directory, graph=FUSED_NAME)
     with DataFile(directory / DATA_NAME) as data:
         rewrite = Rewrite(source, data, layout)
         names = {file: _store(rewrite, graph.model, report) for file, graph in graphs.items()}
     for file, graph in graphs.items():
-        write_model(_rewritten(graph.model, rewrite, names[file]), directory / file)
-    check_structure(directory / MODEL_NAME)
+        made = _rewritten(graph.model, rewrite, names[file])
+        if made.ByteSize() > _MAX_GRAPH_BYTES:
+            raise InputError(
+                f"{source.directory}: {made.ByteSize() / 1e9:.1f} GB of coordinates; a graph has at most 2 GiB"
+            )
+        write_model(made, directory / file)
+    check_structure(directory / MODEL_NAME, full=layout != COO)
 
 
 def _store(rewrite: Rewrite, model: onnx.ModelProto, report: Reporter) -> list[str]:
     """Write what this graph uses and no graph before it wrote; the names of its initializers, in order."""
-    old = {tensor.name: tensor for tensor in model.graph.initializer}
+    old = initializers(model)
     owners = _owners(model, old)
     names: dict[str, None] = {}
     for number, name in enumerate(old, 1):
@@ -88,6 +124,16 @@ def _store(rewrite: Rewrite, model: onnx.ModelProto, report: Reporter) -> list[s
             names[_copy(rewrite, old[name])] = None
         report("convert", number, len(old))
     return list(names)
+
+
+def initializers(model: onnx.ModelProto) -> Tensors:
+    """Dense and sparse initializers by name, the sparse ones where they stood before they were made sparse."""
+    found: list[tuple[str, Stored]] = [(tensor.name, tensor) for tensor in model.graph.initializer]
+    for sparse in model.graph.sparse_initializer:
+        note = sparse.values.doc_string.removeprefix(_PLACE)
+        place = int(note) if note.isascii() and note.isdigit() else len(found)
+        found.insert(place, (sparse.values.name, sparse))
+    return dict(found)
 
 
 def _owners(model: onnx.ModelProto, tensors: Tensors) -> dict[str, onnx.NodeProto]:
@@ -100,7 +146,11 @@ def _owners(model: onnx.ModelProto, tensors: Tensors) -> dict[str, onnx.NodeProt
     return found
 
 
-def _copy(rewrite: Rewrite, tensor: TensorProto) -> str:
+def _copy(rewrite: Rewrite, tensor: Stored) -> str:
+    if isinstance(tensor, SparseTensorProto):
+        raise InputError(
+            f"{rewrite.source.directory}: the sparse initializer {tensor.values.name} is no matrix's weight"
+        )
     if tensor.name not in rewrite.made:
         outside = tensor.data_location == TensorProto.EXTERNAL
         rewrite.made[tensor.name] = rewrite.data.store(tensor.name, rewrite.source.array(tensor)) if outside else tensor
@@ -113,21 +163,25 @@ def _matrix(rewrite: Rewrite, node: onnx.NodeProto, tensors: Tensors) -> tuple[s
         form = _new_form(rewrite, node, tensors)
         names = form.names(str(node.input[1]).rpartition(".weight")[0])
         for name, array in zip(names, form.parts.values(), strict=True):
-            rewrite.made[name] = rewrite.data.store(name, array)
+            rewrite.made[name] = rewrite.store(name, array, matrix=form.op == "MatMul")
         rewrite.forms[node.name] = form.op, form.domain, names
     return rewrite.forms[node.name][2]
 
 
 def _new_form(rewrite: Rewrite, node: onnx.NodeProto, tensors: Tensors) -> Form:
     if not is_stored(node):
-        return float_form(rewrite.source.array(tensors[node.input[1]]).T, rewrite.layout)
-    stored = stored_matrix(rewrite.source, node, tensors)
+        return float_form(rewrite.read(tensors[node.input[1]]).T, rewrite.form)
+    stored = stored_matrix(rewrite.source, node, _dense_only(tensors))
     if stored.scales is None:
         values = stored.dense()
-        return (float_form if values.dtype == np.float32 else half_form)(values, rewrite.layout)
+        return (float_form if values.dtype == np.float32 else half_form)(values, rewrite.form)
     q = stored.q if stored.packed is None else unpack(stored.packed)
     shared = _is_shared(rewrite.source.model, str(node.input[1]))
-    return integer_form(np.asarray(q, np.int8), stored.scales, "dense" if shared else rewrite.layout)
+    return integer_form(np.asarray(q, np.int8), stored.scales, "dense" if shared else rewrite.form)
+
+
+def _dense_only(tensors: Tensors) -> Mapping[str, TensorProto]:
+    return {name: tensor for name, tensor in tensors.items() if isinstance(tensor, TensorProto)}
 
 
 def _is_shared(model: onnx.ModelProto, part: str) -> bool:
@@ -145,8 +199,14 @@ def _rewritten(before: onnx.ModelProto, rewrite: Rewrite, names: list[str]) -> o
             made = helper.make_node(op, [node.input[0], *parts], list(node.output), name=node.name, domain=domain)
             made.attribute.extend(node.attribute if op in INTEGER_OPS else [])
             node.CopyFrom(made)
-    del model.graph.initializer[:], model.functions[:], model.opset_import[:]
-    model.graph.initializer.extend(rewrite.made[name] for name in names)
+    del model.graph.initializer[:], model.graph.sparse_initializer[:], model.functions[:], model.opset_import[:]
+    for place, name in enumerate(names):
+        made_tensor = rewrite.made[name]
+        if isinstance(made_tensor, SparseTensorProto):
+            made_tensor.values.doc_string = f"{_PLACE}{place}"
+            model.graph.sparse_initializer.append(made_tensor)
+        else:
+            model.graph.initializer.append(made_tensor)
     _import_functions(model, before)
     return model
 

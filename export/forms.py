@@ -49,12 +49,12 @@ class Loss:
     norm: npt.NDArray[np.float64]
 
 
-def check_layout(layout: str) -> Layout:
-    """The layout of that name, or an InputError that lists them."""
+def check_layout(layout: str, others: tuple[str, ...] = ()) -> Layout:
+    """The layout of that name, or an InputError that lists them, and `others` that the caller has as well."""
     for known in get_args(Layout):
         if layout == known:
             return known  # type: ignore[no-any-return]  # get_args loses the Literal's type
-    raise InputError(f"unknown layout {layout!r}; choose one of {', '.join(get_args(Layout))}")
+    raise InputError(f"unknown layout {layout!r}; choose one of {', '.join((*get_args(Layout), *others))}")
 
 
 def encode(matrix: Matrix, layout: Layout, precision: Precision) -> tuple[Form, Loss]:

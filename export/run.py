@@ -154,9 +154,9 @@ def write_model(model: onnx.ModelProto, path: Path) -> None:
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def check_structure(path: Path) -> None:
-    """ONNX's own checker with full shape inference; a failure is a fault in tailcut, not in the input."""
-    onnx.checker.check_model(str(path), full_check=True)
+def check_structure(path: Path, *, full: bool = True) -> None:
+    """ONNX's own checker, with shape inference if `full`; a failure is a fault in tailcut, not in the input."""
+    onnx.checker.check_model(str(path), full_check=full)
 
 
 def copy_side_files(model_dir: Path, directory: Path) -> None:

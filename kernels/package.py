@@ -13,19 +13,28 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 import numpy.typing as npt
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import helper
 
 from tailcut.errors import InputError
-from tailcut.files import flat_name
 from tailcut.manifest import Manifest, verify
+from tailcut.onnx_files import Place, locate, read_model
 
+__all__ = [
+    "DATA_NAME",
+    "FUSED_NAME",
+    "MODEL_NAME",
+    "Package",
+    "Place",
+    "append_tensor",
+    "locate",
+    "open_package",
+    "read_model",
+]
 MODEL_NAME: Final = "model.onnx"
 FUSED_NAME: Final = "fused.onnx"  # the graph with a cache in place, where the model's family has one
 DATA_NAME: Final = "model.onnx.data"
 _ALIGNMENT: Final = 4096  # a runtime maps whole pages
 _INLINE_BYTES: Final = 1024  # readers of external data want small tensors (shapes above all) inline
-_MAX_MODEL_BYTES: Final = (1 << 31) - 1  # protobuf's own limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +55,6 @@ class Package:
         return flat.reshape(tuple(tensor.dims))
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where an external tensor lies: file name, byte offset, number of values and their type."""
-
-    file: str
-    offset: int
-    count: int
-    dtype: np.dtype[Any]
-
-    @property
-    def stop(self) -> int:
-        return self.offset + self.count * self.dtype.itemsize
-
-
 def open_package(directory: Path, *, hashes: bool = False, graph: str = MODEL_NAME) -> Package:
     """Verify and open one graph of a package; `hashes` reads every byte and compares sha256 as well."""
     manifest = verify(directory, hashes=hashes)
@@ -69,49 +64,6 @@ def open_package(directory: Path, *, hashes: bool = False, graph: str = MODEL_NA
     sizes = {name: entry.size_bytes for name, entry in manifest.files.items()}
     files = {_checked(tensor, directory, sizes) for tensor in model.graph.initializer if _is_external(tensor)}
     return Package(directory, manifest, model, {name: _map(directory / name) for name in files})
-
-
-def read_model(path: Path) -> onnx.ModelProto:
-    """The graph without its external data; InputError if it is not one."""
-    try:
-        if path.stat().st_size > _MAX_MODEL_BYTES:
-            raise InputError(f"{path}: larger than 2 GiB, which no ONNX graph is; export the model again")
-        model = onnx.load(path, load_external_data=False)
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the graph ({error.strerror}); export the model again") from error
-    except DecodeError as error:
-        raise InputError(f"{path}: not an ONNX file or damaged; export or copy it again") from error
-    if not _is_text(model):
-        raise InputError(f"{path}: a name in the graph is not text (UTF-8); it is damaged, export or copy it again")
-    return model
-
-
-def _is_text(message: Any) -> bool:  # noqa: ANN401 any protobuf message
-    """Whether every name is text: protobuf hands over as bytes what is not, and no code expects that."""
-    for field, value in message.ListFields():
-        if field.type not in (field.TYPE_STRING, field.TYPE_MESSAGE):
-            continue
-        entries = [value] if isinstance(value, str | bytes) or hasattr(value, "ListFields") else value
-        if not all(isinstance(e, str) if field.type == field.TYPE_STRING else _is_text(e) for e in entries):
-            return False
-    return True
-
-
-def locate(tensor: onnx.TensorProto, directory: Path) -> Place:
-    """Where an external tensor says it lies; InputError if that is malformed or leaves the directory."""
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    try:
-        offset, length = int(entries.get("offset", "0")), int(entries["length"])
-        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
-    except (KeyError, ValueError) as error:
-        raise InputError(f"{directory}: tensor {tensor.name} has no valid external offset, length and type") from error
-    count = int(np.prod([int(size) for size in tensor.dims], dtype=object))
-    if offset < 0 or min(tensor.dims, default=0) < 0 or length != count * dtype.itemsize:
-        raise InputError(
-            f"{directory}: tensor {tensor.name} of shape {list(tensor.dims)} needs {count * dtype.itemsize} bytes, "
-            f"its entry says {length} at offset {offset}"
-        )
-    return Place(flat_name(entries.get("location", "")), offset, count, dtype)
 
 
 def append_tensor(stream: BinaryIO, location: str, name: str, array: npt.NDArray[Any]) -> onnx.TensorProto:

@@ -99,7 +99,8 @@ def test_lobby_reaches_rooms_only_from_commands_and_only_when_called(path: Path)
     assert wrong == []
 
 
-GPU_WORKERS = ("bench/workers/gpu_", "bench/workers/torch_cuda_")  # started in a process of their own, never imported
+# started in a process of their own, never imported
+GPU_WORKERS = ("bench/workers/gpu_", "bench/workers/torch_cuda_", "bench/workers/hf_")
 GPU_KERNELS = sources("kernels/gpu")
 LIGHT = [
     path for path in LOBBY + sources("kernels", "bench") if not short(path).startswith((*GPU_WORKERS, "kernels/gpu/"))

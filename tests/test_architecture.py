@@ -308,6 +308,7 @@ def test_no_large_or_weight_files_are_tracked() -> None:
 
 
 FOLDERS = {
+    "tailcut.compress.importers": "Importer",
     "tailcut.compress.models": "Maker",
     "tailcut.compress.metrics": "Metric",
     "tailcut.compress.allocators": "Allocator",

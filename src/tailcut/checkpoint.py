@@ -81,6 +81,15 @@ class Checkpoint:
         """Names of the matrices stored bitmask-packed."""
         return self._packed
 
+    @property
+    def stored(self) -> Mapping[str, TensorInfo]:
+        """Every tensor as the files name it, parts of packed matrices too."""
+        return self._stored
+
+    def read_stored(self, name: str) -> Array:
+        """One tensor under the name that the files give it: a read-only view."""
+        return self._view(name)
+
     def __contains__(self, name: str) -> bool:
         return name in self._packed or name in self._stored
 

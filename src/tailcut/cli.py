@@ -1,7 +1,6 @@
 """The command line. Each command is one file in `commands/`; heavy imports happen when it is called."""
 
 import sys
-from importlib import import_module
 from typing import NoReturn
 
 import typer
@@ -37,7 +36,7 @@ def _root(version: bool = typer.Option(False, "--version", callback=_version, is
 def _register() -> None:
     """Every file of `commands/` offers `app` (a group of sub-commands) or `command` (a function)."""
     for name in plugins.names("tailcut.commands"):
-        module = import_module(f"tailcut.commands.{name.replace('-', '_')}")
+        module = plugins.load("tailcut.commands", name)
         if hasattr(module, "app"):
             app.add_typer(module.app, name=name)
         else:

@@ -71,7 +71,7 @@ def _places(coo: Coo, name: str) -> npt.NDArray[np.int64]:
     if coo.indices.ndim == 2 and count:
         if not ((coo.indices >= 0) & (coo.indices < np.asarray(coo.shape))).all():
             raise InputError(f"{name}: an index lies outside {list(coo.shape)}")
-        places = np.ravel_multi_index(tuple(coo.indices.T), coo.shape).astype(np.int64)
+        places = np.asarray(np.ravel_multi_index(tuple(coo.indices.T), coo.shape), np.int64)
     else:
         places = coo.indices.reshape(-1)
     if count and not (int(places[0]) >= 0 and int(places[-1]) < size and bool((np.diff(places) > 0).all())):

@@ -81,7 +81,7 @@ def bring_scores(source: Path, format_name: str, options: ImportOptions, report:
 def manifest_of(directory: Path, format_name: str, brought: Brought, report: Reporter = silent) -> Manifest:
     """The manifest of a finished directory: zeros as they are counted there, plans as they follow from the zeros."""
     found = inspect_directory(directory, report)
-    plans = {name: brought.plans.get(name, LayerPlan(pattern_of(facts))) for name, facts in found.layers.items()}
+    plans = {name: LayerPlan(pattern_of(facts), brought.bits.get(name)) for name, facts in found.layers.items()}
     layers = {name: RealisedLayer(plans[name], facts.shape, facts.zeros) for name, facts in found.layers.items()}
     return Manifest(
         kind="model",

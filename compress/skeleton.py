@@ -7,10 +7,11 @@ the text decoder, so neither can be mistaken for it. Code shipped beside a check
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -21,6 +22,16 @@ from transformers.pytorch_utils import Conv1D
 from tailcut.checkpoint import Checkpoint
 from tailcut.errors import InputError
 from tailcut.shapes import Overrides, overrides_of, plain
+
+
+class Described(Protocol):
+    """What a skeleton is built from: a checkpoint, or only a config and where it stands."""
+
+    @property
+    def directory(self) -> Path: ...
+
+    @property
+    def config(self) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +48,7 @@ class Skeleton:
         return f"{self.blocks_name}.{index}."
 
 
-def build_skeleton(checkpoint: Checkpoint) -> Skeleton:
+def build_skeleton(checkpoint: Described) -> Skeleton:
     """Checkpoint -> its model on the meta device in eval mode, float32; InputError for an unknown family."""
     config = _typed_config(checkpoint)
     try:
@@ -162,7 +173,7 @@ def _parameters_on_meta() -> Iterator[None]:
         nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
-def _typed_config(checkpoint: Checkpoint) -> PretrainedConfig:
+def _typed_config(checkpoint: Described) -> PretrainedConfig:
     """The family's config class, filled; only families that transformers itself knows."""
     family = checkpoint.config.get("model_type")
     if not isinstance(family, str) or family not in CONFIG_MAPPING:
@@ -178,7 +189,7 @@ def _typed_config(checkpoint: Checkpoint) -> PretrainedConfig:
     return config
 
 
-def _find_blocks(model: PreTrainedModel, checkpoint: Checkpoint) -> tuple[str, nn.ModuleList]:
+def _find_blocks(model: PreTrainedModel, checkpoint: Described) -> tuple[str, nn.ModuleList]:
     find: Any = model.get_decoder
     decoder: nn.Module = find() or model
     wanted = int(model.config.get_text_config(decoder=True).num_hidden_layers)
@@ -202,7 +213,7 @@ def _are_blocks(candidate: nn.ModuleList, wanted: int) -> bool:
     return len(candidate) == wanted > 0 and all(any(True for _ in linears_of(block)) for block in candidate)
 
 
-def _refuse_fused_experts(blocks: nn.ModuleList, checkpoint: Checkpoint) -> None:
+def _refuse_fused_experts(blocks: nn.ModuleList, checkpoint: Described) -> None:
     for name, parameter in blocks.named_parameters():
         if parameter.ndim > 2:
             raise InputError(

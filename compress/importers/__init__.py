@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from tailcut.allocation import LayerPlan, LayerScores
+from tailcut.allocation import Bits, LayerScores
 from tailcut.progress import Reporter
 
 Details = Mapping[str, str | int | float | bool | None]
@@ -27,13 +27,13 @@ class ImportOptions:
 class Brought:
     """What an importer says of its work. A model's files are in the directory it was given; `scores` are the other result.
 
-    `plans` overrides what the zeros say of a matrix (its bits). `origin` is the manifest's `source`.
+    `bits`: matrices whose exact integers lie in sidecars (tailcut.sidecar). `origin` is the manifest's `source`.
     """
 
     origin: Mapping[str, str]
     details: Details = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    plans: Mapping[str, LayerPlan] = field(default_factory=dict)
+    bits: Mapping[str, Bits] = field(default_factory=dict)
     scores: LayerScores | None = None
 
 

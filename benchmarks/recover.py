@@ -171,6 +171,24 @@ def render(content: dict[str, Any]) -> str:
     return "\n".join([*lines, "", note])
 
 
+def render_short(content: dict[str, Any]) -> str:
+    """For a page with other tables: its title, and no masks."""
+    rows, model = content["rows"], content["model"]["name"]
+    head = ["target", "one-shot", "recovered", "nats above dense (SE)", "minutes of learning"]
+    lines = [markdown_row(head), "|" + " --- |" * len(head)]
+    cut = {target: row for target, row in rows.items() if target != "dense"}
+    lines += [
+        markdown_row([target, *_cells(row, rows["dense"], content["context"])[:4]]) for target, row in cut.items()
+    ]
+    machine = content["machine"]
+    title = (
+        f"**Perplexity after recovery** by the dense model ({model}, dense {rows['dense']['ppl']:.2f} at context "
+        f"{content['context']}), every zero kept; "
+        f"{machine['accelerator'] or machine['cpu']}. How and from which text: [docs/recovery.md](docs/recovery.md)."
+    )
+    return "\n".join([title, "", *lines])
+
+
 def _methods(rows: dict[str, Any]) -> list[str]:
     found = [stage["method"] for row in rows.values() for stage in row.get("recovery", {}).get("stages", ())]
     return list(dict.fromkeys(found))

@@ -182,19 +182,54 @@ def keep(output: Path, data: dict[str, Any], key: str, made: dict[str, Any]) -> 
 
 def render(data: dict[str, Any]) -> str:
     """Perplexities and sizes, in the order of the variants."""
-    rows, scored = data["rows"], data["settings"]["context"] - 1
-
-    def ppl(row: dict[str, Any], name: str) -> str:
-        return f"{perplexity(np.asarray(row[name]), scored):.2f}" if name in row else ""
-
+    rows = data["rows"]
     head = ["how", "asked", "weights gone", "parameters", "KV heads", "MLP width", "perplexity", "recovered"]
-    dense = ["dense", "", "", f"{rows[DENSE]['parameters'] / 1e6:.1f} M", "", "", ppl(rows[DENSE], "nll"), ""]
+    dense = ["dense", "", "", f"{rows[DENSE]['parameters'] / 1e6:.1f} M", "", "", _ppl(data, rows[DENSE], "nll"), ""]
     lines = [markdown_row(head), "|" + " --- |" * len(head), markdown_row(dense)]
-    for row in (rows[key] for ratio in RATIOS for v in VARIANTS if (key := key_of(v, ratio)) in rows):
+    for row in (rows[key] for ratio in _ratios(rows) for v in VARIANTS if (key := key_of(v, ratio)) in rows):
         shapes = [_span(row.get(name, "")) for name in ("kv_heads_kept", "mlp_channels_kept")]
         sizes = [f"{row['ratio']:.0%}", f"{row['ratio_removed']:.1%}", f"{row['parameters'] / 1e6:.1f} M"]
-        lines.append(markdown_row([row["name"], *sizes, *shapes, ppl(row, "nll"), ppl(row, "recovered_nll")]))
-    return "\n".join(lines)
+        found = [_ppl(data, row, name) for name in ("nll", "recovered_nll")]
+        lines.append(markdown_row([row["name"], *sizes, *shapes, *found]))
+    return "\n".join([*lines, "", _note(data)])
+
+
+def render_short(data: dict[str, Any]) -> str:
+    """For a page with other tables: the default importance, with a title; nothing where it was not measured."""
+    rows = data["rows"]
+    found = [rows[key] for ratio in _ratios(rows) if (key := key_of(VARIANTS[0], ratio)) in rows]
+    if not found:
+        return ""
+    head = ["weights gone", "parameters", "perplexity", "after recovery"]
+    lines = [markdown_row(head), "|" + " --- |" * len(head)]
+    for row in (rows[DENSE] | {"ratio_removed": 0.0}, *found):
+        told = [_ppl(data, row, name) for name in ("nll", "recovered_nll")]
+        lines.append(markdown_row([f"{row['ratio_removed']:.1%}", f"{row['parameters'] / 1e6:.1f} M", *told]))
+    title = (
+        f"**Whole heads and MLP channels cut** ({data['settings']['model']}, {VARIANTS[0].name}). Other ways: "
+        "[docs/structured-pruning.md](docs/structured-pruning.md#measurements)."
+    )
+    return "\n".join([title, "", *lines])
+
+
+def _ratios(rows: dict[str, Any]) -> list[float]:
+    return sorted({row["ratio"] for row in rows.values() if "ratio" in row})
+
+
+def _ppl(data: dict[str, Any], row: dict[str, Any], name: str) -> str:
+    return f"{perplexity(np.asarray(row[name]), data['settings']['context'] - 1):.2f}" if name in row else ""
+
+
+def _note(data: dict[str, Any]) -> str:
+    settings, machine = data["settings"], data["machine"]
+    learnt = any("recovered_nll" in row for row in data["rows"].values())
+    recovery = f" Recovered by `distill`, a budget of {settings['budget']} each." if learnt else ""
+    return (
+        f"{settings['model']}; {len(data['rows'][DENSE]['nll'])} windows of {settings['context']} tokens of "
+        f"{settings['text']}. Scored and refitted on {settings['samples']} x {settings['seqlen']} tokens of "
+        f"{settings['calibration']}; widths are multiples of {settings['multiple']}.{recovery} "
+        f"{machine['accelerator'] or machine['cpu']}, commit {machine['commit']}."
+    )
 
 
 def _span(counts: str | int) -> str:

@@ -7,6 +7,7 @@ No number in these tables is typed by hand; a test runs the check.
 """
 
 import argparse
+import importlib
 import json
 import re
 import sys
@@ -38,7 +39,15 @@ from tailcut.results import BenchResult, Verdict
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-DOCUMENTS = ("README.md", "docs/experiments.md", "docs/quantisation.md", "docs/zero-shot.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/experiments.md",
+    "docs/allocation.md",
+    "docs/quantisation.md",
+    "docs/recovery.md",
+    "docs/structured-pruning.md",
+    "docs/zero-shot.md",
+)
 _SLOT = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 
@@ -85,12 +94,13 @@ def bits() -> str:
     return alloc_bits_table.render(json.loads((RESULTS / "alloc_bits.json").read_bytes()))
 
 
-def zero_shot() -> str:
-    """Accuracies of dense and sparse models on multiple-choice tasks."""
-    import zero_shot as script  # beside this script; loads torch
-
-    path = RESULTS / "alloc_zero_shot.json"
-    return script.render(json.loads(path.read_bytes())) if path.is_file() else "No results are committed yet."
+def optional(file: str, script: str, function: str = "render") -> str:
+    """What `script` (beside this one; it may load torch) makes of a result file; nothing while there is no such file."""
+    path = RESULTS / file
+    if not path.is_file():
+        return ""
+    text: str = getattr(importlib.import_module(script), function)(json.loads(path.read_bytes()))
+    return text
 
 
 def decode() -> str:
@@ -238,7 +248,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "alloc_table_outliers": alloc_table_outliers,
     "alloc_bits": bits,
     "alloc_oracles": alloc_oracles,
-    "alloc_zero_shot": zero_shot,
+    "alloc_cost": partial(optional, "alloc_cost.json", "alloc_cost"),
+    "alloc_zero_shot": partial(optional, "alloc_zero_shot.json", "zero_shot"),
+    "recover": partial(optional, "recover.json", "recover"),
+    "recover_short": partial(optional, "recover.json", "recover", "render_short"),
+    "structured": partial(optional, "structured.json", "structured"),
+    "structured_short": partial(optional, "structured.json", "structured", "render_short"),
     "cpu_decode": decode,
     "cpu_engines": partial(engines, "cpu_engines.json"),
     "cpu_engines_80": partial(engines_at_80, "cpu_engines.json"),

@@ -60,7 +60,8 @@ def _json_documents(content: str, path: Path) -> list[str]:
     import json
 
     documents = []
-    for number, line in enumerate(content.splitlines(), 1):
+    # not splitlines: a text may hold U+2028, U+0085 and the like as they are
+    for number, line in enumerate(content.split("\n"), 1):
         if not line.strip():
             continue
         try:

@@ -60,6 +60,12 @@ def test_jsonl_documents_are_joined(tmp_path: Path) -> None:
     assert read_text(path).text == "one\n\ntwo\nlines\n\ndrei ü"
 
 
+def test_line_ends_that_json_leaves_alone_stay_in_their_document(tmp_path: Path) -> None:
+    path, text = tmp_path / "t.jsonl", "one\u2028two\u0085three\x0cfour"
+    path.write_text(json.dumps({"text": text}, ensure_ascii=False) + "\r\n", newline="")
+    assert read_text(path).text == text
+
+
 @pytest.mark.parametrize("line", ["{", "[]", '{"txt": "a"}', "3", "null"])
 def test_bad_jsonl_names_the_line(line: str, tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"

@@ -81,7 +81,8 @@ def read_values(source: Path) -> npt.NDArray[np.float64]:
     if source.stat().st_size > 8 * _MOST + 4096:
         raise InputError(f"{source}: larger than {_MOST} numbers, which no model has matrices for")
     try:
-        loaded = np.load(source, allow_pickle=False, mmap_mode="r")
+        with np.errstate(over="ignore"):  # a size that no file has is the library's to refuse
+            loaded = np.load(source, allow_pickle=False, mmap_mode="r")
     except (ValueError, EOFError, OSError, SyntaxError, OverflowError, MemoryError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{source}: not a plain .npy file of numbers ({reason}); pickles are never opened") from error

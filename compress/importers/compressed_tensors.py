@@ -20,7 +20,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from tailcut.bitmask import Array, Packed, unpack
-from tailcut.checkpoint import DTYPES, Checkpoint
+from tailcut.checkpoint import DTYPES, Checkpoint, is_finite
 from tailcut.compress.importers import Brought, Details, ImportOptions
 from tailcut.compress.importers._integers import Scaled, dequantised, unpack_words
 from tailcut.compress.importers._reading import (
@@ -75,7 +75,7 @@ def bring_in(source: Path, directory: Path, options: ImportOptions, report: Repo
     """Write the weights dense; `options` is not used."""
     config = try_config(source) or {}
     modules = Modules(open_checkpoint(source), read_settings(source, config))
-    rewrite(modules.checkpoint, directory, modules.names(), modules.read, report)
+    rewrite(modules.checkpoint, directory, modules.names(), modules.read_finite, report)
     write_config(directory, config, _KEYS)
     details: Details = {
         "format": str(modules.settings),
@@ -157,6 +157,15 @@ class Modules:
         if f"{base}.weight_scale" not in self.checkpoint.stored or not name.endswith("weight") or not _is_narrow(array):
             return array
         return dequantised(array, self._scaled(base), f"{self.checkpoint.directory}: {base}")
+
+    def read_finite(self, name: str) -> Array:
+        """The same, refusing NaN and infinity."""
+        array = self.read(name)
+        if array.dtype.kind in "fV" and not is_finite(array):
+            raise InputError(
+                f"{self.checkpoint.directory}: {name} holds NaN or infinite weights; get the checkpoint again"
+            )
+        return array
 
     def _unmasked(self, base: str) -> Array:
         where, sizes = f"{self.checkpoint.directory}: {base}", self._sizes(base, "shape")

@@ -41,10 +41,9 @@ def bring_in(source: Path, directory: Path, options: ImportOptions, report: Repo
 
     def read(name: str) -> Array:
         nonlocal turned
-        array = checkpoint.read(name)
         if name not in cut:
-            return array
-        plain, count = without_signed_zeros(array)
+            return checkpoint.read(name)
+        plain, count = without_signed_zeros(checkpoint.read_finite(name))
         turned += count
         return plain
 

@@ -92,8 +92,15 @@ def _table(rows: Rows, model: str, pruner: str, targets: Sequence[str]) -> str:
     lines = [markdown_row(head), "|" + " --- |" * len(head)]
     for variant in rows.seen(model, pruner, targets):
         told = [cell for target in targets for cell in _cells(rows, model, variant, pruner, target)]
-        lines.append(markdown_row([variant, *told]))
+        lines.append(markdown_row([_named(rows, model, variant, pruner, targets), *told]))
     return "\n".join(lines)
+
+
+def _named(rows: Rows, model: str, variant: str, pruner: str, targets: Sequence[str]) -> str:
+    """A search with the time or evaluations that it had."""
+    found = [row for target in targets for row in rows.of(model, variant, pruner, target).values()]
+    efforts = sorted({_effort(row["search"]) for row in found if "search" in row})
+    return f"{variant} ({', '.join(efforts)})" if efforts else variant
 
 
 def _cells(rows: Rows, model: str, variant: str, pruner: str, target: str) -> list[str]:
@@ -136,7 +143,8 @@ def _note(content: dict[str, Any]) -> str:
         f"and the greatest. Ratio: perplexity over that of uniform with the same pruner, sparsity and seed, "
         f"geometric mean over the seeds; 95 % interval from the windows' paired differences, each averaged over the seeds "
         f"first: it holds for other text with these calibration draws, not for other draws. KL: mean over positions of "
-        f"KL(dense || cut), nats. All settings are defaults; `auto` and `evo` had {searched} each and saw calibration text "
+        f"KL(dense || cut), nats. All settings are defaults; `auto` and `evo` had {searched} each (3 minutes: on GPUs that "
+        "eight processes shared, too little to compare more than a few plans) and saw calibration text "
         f"only. {', '.join(f'`{a}` gives the plans of `{b}`' for a, b in SAME.items())}. {how} on {devices}, commit "
         f"{commits}."
     )

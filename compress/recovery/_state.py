@@ -79,7 +79,9 @@ def read_state(
                 moments = {
                     full: _tensor(tensors[f"{key}.{name}"]).to(parameter.device) for key, full in _MOMENTS.items()
                 }
-                optimiser.state[parameter] = {"step": torch.tensor(float(state.step))} | moments
+                # on the weights' device: what a fused AdamW asks for, and others take
+                count = torch.tensor(float(state.step), device=parameter.device)
+                optimiser.state[parameter] = {"step": count} | moments
     kind = "b" if state.best_step != state.step else "p"
     state.best = {name: _tensor(tensors[f"{kind}.{name}"]) for name in parameters}
     return state

@@ -26,6 +26,7 @@ from tailcut.compress.recovery import Recovery, Task
 from tailcut.compress.recovery._store import count_new_zeros
 from tailcut.compress.recovery._student import Student, open_student, open_weights, require_pair
 from tailcut.compress.recovery._text import Texts, read_texts
+from tailcut.compress.resident import Weights
 from tailcut.compress.spectra import resolve_device
 from tailcut.errors import InputError, MissingEnvironmentError
 from tailcut.files import require_absent, sha256_file
@@ -53,6 +54,8 @@ def recover(
             raise InputError(
                 f"{name} needs matrices of the teacher's shapes, {model_dir} has others; use --method distill"
             )
+    if settings.features and any(not method.PAIRS_BLOCKS for _, method in methods):
+        _require_blocks(student, teacher)
     texts = read_texts(model_dir, settings, max_positions(student.weights.skeleton.model))
     _require_disk(student, out)
     prints = student.weights.checkpoint.fingerprint(), teacher.checkpoint.fingerprint()
@@ -70,6 +73,14 @@ def recover(
     _finish(source, student, prints, result)
     journal.publish(source)
     return result
+
+
+def _require_blocks(student: Student, teacher: Weights) -> None:
+    theirs = len(teacher.skeleton.blocks)
+    if theirs != student.blocks:
+        raise InputError(
+            f"the feature loss pairs blocks, the teacher has {theirs} and the student {student.blocks}; leave --features out"
+        )
 
 
 def _stage(

@@ -50,7 +50,7 @@ class Skeleton:
 
 def build_skeleton(checkpoint: Described) -> Skeleton:
     """Checkpoint -> its model on the meta device in eval mode, float32; InputError for an unknown family."""
-    config = _typed_config(checkpoint)
+    config = typed_config(checkpoint)
     try:
         with _parameters_on_meta():
             factory: Any = AutoModelForCausalLM  # its methods carry no annotations
@@ -173,8 +173,8 @@ def _parameters_on_meta() -> Iterator[None]:
         nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
-def _typed_config(checkpoint: Described) -> PretrainedConfig:
-    """The family's config class, filled; only families that transformers itself knows."""
+def typed_config(checkpoint: Described) -> PretrainedConfig:
+    """The family's config class, filled but for settings of single blocks; only families that transformers itself knows."""
     family = checkpoint.config.get("model_type")
     if not isinstance(family, str) or family not in CONFIG_MAPPING:
         raise InputError(

@@ -1,6 +1,8 @@
 """A model's own tokenizer, loaded from its directory and from nowhere else."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -8,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailcut.errors import InputError
+from tailcut.shapes import differs
 
 # any one of these makes a directory's tokenizer
 _TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
@@ -22,10 +25,31 @@ def load_tokenizer(model_dir: Path) -> Any:  # noqa: ANN401  (transformers' toke
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(
+            model_dir, config=_config(model_dir), local_files_only=True, trust_remote_code=False
+        )
     except Exception as error:  # the tokenizers library raises bare Exception for a malformed file
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{model_dir}: the tokenizer cannot be loaded ({reason})") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Stated:
+    """A `Described` of a directory that may hold no weights."""
+
+    directory: Path
+    config: Mapping[str, Any]
+
+
+def _config(model_dir: Path) -> Any:  # noqa: ANN401  (a config of transformers, or None: it finds its own)
+    """What transformers looks the tokenizer's class up by; its own reading refuses blocks of different shapes."""
+    path = model_dir / "config.json"
+    stated = json.loads(path.read_bytes()) if path.is_file() else {}
+    if not isinstance(stated, dict) or not differs(stated):
+        return None
+    from tailcut.compress.skeleton import typed_config
+
+    return typed_config(_Stated(model_dir, stated))
 
 
 def encode(model_dir: Path, text: str) -> tuple[list[int], int | None]:

@@ -138,7 +138,9 @@ def require_pair(student: Student, teacher: Weights) -> bool:
             f"{theirs.directory}: the teacher has another vocabulary ({sizes[1]} tokens) than {ours.directory} "
             f"({sizes[0]} tokens); give the model that it was cut from"
         )
-    shapes = {linear.name: linear.shape for linear in linears_of_skeleton(theirs, teacher.skeleton)}
+    shapes: dict[str, tuple[int, ...]] = {
+        linear.name: linear.shape for linear in linears_of_skeleton(theirs, teacher.skeleton)
+    }
     paired = shapes == {linear.name: linear.shape for linear in student.linears}
     zeros = student.zeros()
     if paired and not zeros and not len(student.integers):
@@ -146,13 +148,18 @@ def require_pair(student: Student, teacher: Weights) -> bool:
             f"{ours.directory}: none of its block weights is zero or quantised, there is nothing to keep; "
             "give a directory that `tailcut compress` wrote"
         )
-    if not paired and (zeros or len(student.integers)):
-        wrong = next(item for item in student.linears if shapes.get(item.name) != item.shape)
+    wrong = next((linear for linear in student.linears if not _fits(linear.shape, shapes.get(linear.name, ()))), None)
+    if wrong is not None and (zeros or len(student.integers)):
         raise InputError(
             f"{ours.directory}: {wrong.name} is {list(wrong.shape)}, in the teacher {list(shapes.get(wrong.name, ()))}; "
             "its zeros are those of another model"
         )
     return paired
+
+
+def _fits(shape: tuple[int, ...], teachers: tuple[int, ...]) -> bool:
+    """Whether a matrix can be what cutting units left of its teacher's (zeros may lie in it, too)."""
+    return len(shape) == len(teachers) and all(ours <= theirs for ours, theirs in zip(shape, teachers, strict=True))
 
 
 def _same_tokens(ours: Path, theirs: Path) -> bool:

@@ -15,7 +15,6 @@ from tailcut.compress.recovery._store import Recovered, float32_of, store_block,
 from tailcut.compress.recovery._student import Student, open_weights
 from tailcut.compress.recovery._support import Make, Support, attach, original, recovered, remask, require_mask
 from tailcut.compress.resident import Weights
-from tailcut.errors import InputError
 from tailcut.progress import Reporter
 from tailcut.results import RecoveryStage
 
@@ -117,11 +116,6 @@ def _open(task: Task, how: How) -> Whole:
         supports = attach(student, block, index, how.make)
         modules |= {name: (skeleton.model.get_submodule(name), support) for name, support in supports.items()}
     features = task.settings.features
-    if features and len(skeleton.blocks) != len(teacher.skeleton.blocks):
-        raise InputError(
-            f"the feature loss pairs blocks, the teacher has {len(teacher.skeleton.blocks)} and the student "
-            f"{len(skeleton.blocks)}; leave --features out"
-        )
     blocks = list(zip(skeleton.blocks, teacher.skeleton.blocks, strict=True)) if features else []
     pair = Pair(skeleton.model, teacher.skeleton.model, blocks, student.weights.device, features)
     return Whole(task, pair, modules, plain)

@@ -78,7 +78,12 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
         "the teacher has another vocabulary (300 tokens)",
     ),
     ("another family", {"teacher": ("qwen2", {})}, "the teacher is a qwen2"),
-    ("another size", {"teacher": ("llama", {"intermediate_size": 96})}, "its zeros are those of another model"),
+    ("another size", {"teacher": ("llama", {"intermediate_size": 48})}, "its zeros are those of another model"),
+    (
+        "a wider teacher",  # of which the student may have been cut, but not matrix by matrix
+        {"teacher": ("llama", {"intermediate_size": 96})},
+        "least-squares needs matrices of the teacher's shapes",
+    ),
     ("a dense model", {"student": "dense"}, "there is nothing to keep"),
     ("no text", {"text": None}, "recovery needs text to learn from"),
     ("an empty text", {"text": ""}, "the text is empty"),

@@ -1,7 +1,7 @@
 """What is in a model directory: zeros per matrix as they are on disk, and what the bitmask format would save."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -24,6 +24,9 @@ class MatrixFacts:
     dense_bytes: int
     bitmask_bytes: int
     group: str | None  # N:4 or N:8 that every group obeys with groups that are full; else 2:4 or 4:8 if obeyed
+    bits: int = 0  # of one weight as it is stored; 0: not looked at
+    stored_bytes: int = 0  # as it lies in the file, scales aside
+    kind: str = "dense"  # dense, bitmask, coo, QDQ, MatMulInteger, Q4_1, ...
 
     @property
     def sparsity(self) -> float:
@@ -32,12 +35,17 @@ class MatrixFacts:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """A whole directory. `total_parameters` counts every stored tensor, tied weights once."""
+    """A whole directory or file. `total_parameters` counts every stored tensor, tied weights once (0: not known)."""
 
     __pydantic_config__: ClassVar = FORBID_EXTRA
     layers: Mapping[str, MatrixFacts]
     total_parameters: int
     bytes_on_disk: int
+    what: str = ""  # in a few words
+    format: str = ""  # the importer that reads it, or one of ours: "model", "packed", "package"
+    engines: Mapping[str, str] = field(default_factory=dict)  # engine -> what it would do with it
+    next: tuple[str, ...] = ()  # commands to run
+    notes: tuple[str, ...] = ()
 
     @property
     def prunable_parameters(self) -> int:
@@ -64,21 +72,25 @@ def inspect_directory(model_dir: Path, report: Reporter = silent) -> Inspection:
     linears = find_linears(checkpoint)
     layers: dict[str, MatrixFacts] = {}
     for done, linear in enumerate(linears, 1):
-        layers[linear.name] = _facts(read_weight(checkpoint, linear), linear.block)
+        weight = read_weight(checkpoint, linear)
+        packed = checkpoint.packed_bytes(linear.tensor)
+        stored, kind = (packed, "bitmask") if packed is not None else (weight.nbytes, "dense")
+        layers[linear.name] = facts_of(weight, linear.block, 8 * weight.dtype.itemsize, stored, kind)
         checkpoint.release()
         report("inspect", done, len(linears), linear.name)
     size = sum(path.stat().st_size for path in checkpoint.files)
     return Inspection(layers, checkpoint.total_parameters(), size)
 
 
-def _facts(weight: Array, block: int) -> MatrixFacts:
+def facts_of(weight: Array, block: int, bits: int, stored: int, kind: str = "dense") -> MatrixFacts:
     """weight [out, in]; -0.0 is a zero of the model though the bitmask format stores it as a value."""
     rows, columns = int(weight.shape[0]), int(weight.shape[1])
     alive = weight.astype(np.float32) != 0
-    stored = int(np.count_nonzero(nonzero_bits(weight)))
+    kept = int(np.count_nonzero(nonzero_bits(weight)))
     # values, one bit a weight with rows padded to bytes, and two int64 tables (row offsets, shape)
-    packed = stored * weight.dtype.itemsize + rows * ((columns + 7) // 8) + 8 * rows + 16
-    return MatrixFacts(block, (rows, columns), int(alive.size - alive.sum()), weight.nbytes, packed, _group(alive))
+    packed = kept * weight.dtype.itemsize + rows * ((columns + 7) // 8) + 8 * rows + 16
+    zeros = int(alive.size - alive.sum())
+    return MatrixFacts(block, (rows, columns), zeros, weight.nbytes, packed, _group(alive), bits, stored, kind)
 
 
 def _group(alive: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> str | None:

@@ -21,7 +21,7 @@ from onnx import NodeProto, SparseTensorProto, TensorProto, helper
 
 from tailcut.bitmask import Array
 from tailcut.errors import InputError
-from tailcut.onnx_files import TensorReader, read_model
+from tailcut.onnx_files import TensorReader, locate, read_model
 
 _STEPS: Final = 12  # along constants, or from a product to its scale
 _INTEGERS: Final = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4)
@@ -104,6 +104,28 @@ class OnnxGraph:
             found = self._linear(node)
             if found is not None:
                 yield found
+
+    def external_files(self) -> set[str]:
+        """Names of the files beside the graph that its tensors lie in."""
+        found = set()
+        for tensor in self.tensors.values():
+            parts = (tensor.values, tensor.indices) if isinstance(tensor, SparseTensorProto) else (tensor,)
+            for part in parts:
+                if part.data_location == TensorProto.EXTERNAL:
+                    found.add(locate(part, self.path.parent).file)
+        return found
+
+    def parameters(self) -> int:
+        """Entries of all constants; sparse ones as if they were written out."""
+        return sum(int(np.prod([int(size) for size in tensor.dims], dtype=object)) for tensor in self.tensors.values())
+
+    def notes(self) -> tuple[str, ...]:
+        """What the graph holds that no matrix of `linears` tells."""
+        kinds = [node.op_type for node in self.model.graph.node]
+        blocks = kinds.count("MatMulNBits")
+        found = [f"{blocks} MatMulNBits with weights in 4- or 8-bit blocks, which are not read"] if blocks else []
+        opset = next((entry.version for entry in self.model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+        return (f"opset {opset}, IR {self.model.ir_version}, {len(kinds)} nodes", *found)
 
     def values(self, name: str) -> Array:
         """A named initializer's values, sparse ones written out."""

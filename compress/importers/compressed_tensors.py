@@ -45,7 +45,7 @@ _OF_ACTIVATIONS: Final = (
     *("input_scale", "input_zero_point", "input_global_scale", "output_scale", "output_zero_point"),
     *("q_scale", "k_scale", "v_scale"),
 )
-_KEYS: Final = (*QUANTISED_BY, "sparsity_config")
+KEYS: Final = (*QUANTISED_BY, "sparsity_config")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ def bring_in(source: Path, directory: Path, options: ImportOptions, report: Repo
     config = try_config(source) or {}
     modules = Modules(open_checkpoint(source), read_settings(source, config))
     rewrite(modules.checkpoint, directory, modules.names(), modules.read_finite, report)
-    write_config(directory, config, _KEYS)
+    write_config(directory, config, KEYS)
     details: Details = {
         "format": str(modules.settings),
         "masked_matrices": len(modules.masked),
@@ -157,6 +157,19 @@ class Modules:
         if f"{base}.weight_scale" not in self.checkpoint.stored or not name.endswith("weight") or not _is_narrow(array):
             return array
         return dequantised(array, self._scaled(base), f"{self.checkpoint.directory}: {base}")
+
+    def form(self, module: str) -> tuple[int, int, str]:
+        """(bits a weight, bytes, kind) of a module's weight as it is stored."""
+        stored, base = self.checkpoint.stored, self._weights.get(f"{module}.weight")
+        parts = [f"{module}.weight"]
+        if base is not None:
+            names = (*_MASKED, "row_offsets") if base in self.masked else ("weight_packed",)
+            parts = [f"{base}.{part}" for part in names if f"{base}.{part}" in stored]
+        size = sum(stored[part].stop - stored[part].start for part in parts)
+        if base is not None and base not in self.masked:
+            return self.settings.bits[0] if self.settings.bits else 0, size, "packed integers"
+        bits = 8 * DTYPES[stored[parts[0]].dtype].itemsize
+        return bits, size, "bitmask" if base is not None else "dense"
 
     def read_finite(self, name: str) -> Array:
         """The same, refusing NaN and infinity."""

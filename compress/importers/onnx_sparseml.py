@@ -39,7 +39,7 @@ _BLOCKS_A_SHARD: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
-class _Described:
+class Described:
     """A config and where it stands, for a skeleton without weights."""
 
     directory: Path
@@ -181,7 +181,7 @@ class _Recovered:
 
 
 def _recover(graph: OnnxGraph, config_dir: Path, report: Reporter) -> _Recovered:
-    skeleton = build_skeleton(_Described(config_dir, read_config(config_dir)))
+    skeleton = build_skeleton(Described(config_dir, read_config(config_dir)))
     dense = _weights_of(config_dir)
     wanted: dict[str, tuple[int, int]] = {}
     transposed = False

@@ -117,6 +117,12 @@ class Checkpoint:
         shape = self._packed_shape(name)
         return unpack(Packed(self._view(f"{name}.compressed"), self._view(f"{name}.bitmask").view(np.uint8), shape))
 
+    def packed_bytes(self, name: str) -> int | None:
+        """Bytes of a bitmask-packed matrix as it is stored, None for any other tensor."""
+        if name not in self._packed:
+            return None
+        return sum(info.stop - info.start for info in (self._stored[f"{name}.{part}"] for part in _PACKED_PARTS))
+
     def read_finite(self, name: str) -> Array:
         """Like `read`, refusing NaN and infinity, which would poison every later stage silently."""
         array = self.read(name)

@@ -168,7 +168,7 @@ def written_form(matrix: Integral, form: Form) -> dict[str, Array]:
     """The tensors of one matrix, by the end of their names."""
     if form.activations == "int8":
         return {"weight": matrix.q, "weight_scale": matrix.scales[:, None]}
-    bits = 8 if container(matrix.bits) == "int8" else 4
+    bits: Literal[4, 8] = 8 if container(matrix.bits) == "int8" else 4
     return {
         "weight_packed": pack_int32(matrix.q, bits),
         "weight_scale": regroup(matrix.scales, matrix.q.shape[1], form.group),

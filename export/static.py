@@ -10,6 +10,7 @@ norms and GELU in basic ops, attention bias as an input, float32 dense weights (
     prefill.onnx  input_ids, position_ids [1, prompt], attention_bias [1, 1, prompt, prompt]
                   -> logits [1, prompt, vocab], new.{i}.key / .value [1, kv_heads, prompt, head_dim]
 
+cached.onnx, where it is asked for, is decode.onnx for a cache that the engine keeps (static_cached.py).
 The bias is 0 or a large negative number; decode's last column is the new token. New keys are already rotated, so the caller
 may keep them in any slot of its cache.
 """
@@ -37,6 +38,7 @@ from tailcut.export.run import (
     write_model,
 )
 from tailcut.export.spec import DecoderSpec, Rotary
+from tailcut.export.static_cached import CACHED_NAME, own_heads
 from tailcut.export.static_check import check_static
 from tailcut.files import new_directory
 from tailcut.kernels.package import DATA_NAME
@@ -58,6 +60,7 @@ class Window:
     tokens: int
     past: int
     context: int  # rows of the rotary tables
+    whole: bool = False  # the graph returns the joined cache, not only its new rows
 
 
 def export_deepsparse(
@@ -66,21 +69,27 @@ def export_deepsparse(
     *,
     context: int,
     prompt: int,
+    engine_cache: bool = False,
     check: bool = True,
     overwrite: bool = False,
     report: Reporter = silent,
 ) -> Manifest:
-    """Write the static variant `out`; InputError where DeepSparse or the sizes cannot take the model."""
+    """Write the static variant `out`; InputError where DeepSparse or the sizes cannot take the model.
+
+    engine_cache: also write cached.onnx, for a cache that the engine keeps (export.static_cached).
+    """
     source = open_source(model_dir)
     check_sizes(source.spec, context, prompt)
     with new_directory(out, overwrite=overwrite) as directory:
         report("export static", 0, len(_STAGES), _STAGES[0])
-        realised = _write(source, directory, context, prompt)
+        realised = _write(source, directory, context, prompt, engine_cache)
         report("export static", 1, len(_STAGES), _STAGES[1])
-        for name in (DECODE_NAME, PREFILL_NAME):
+        for name in graph_names(engine_cache):
             check_structure(directory / name)
         report("export static", 2, len(_STAGES), _STAGES[2])
-        parity = check_static(model_dir, directory / PREFILL_NAME, directory / DECODE_NAME).details() if check else {}
+        cached = directory / CACHED_NAME if engine_cache else None
+        graphs = directory / PREFILL_NAME, directory / DECODE_NAME, cached
+        parity = check_static(model_dir, *graphs).details() if check else {}
         report("export static", 3, len(_STAGES), _STAGES[3])
         copy_side_files(model_dir, directory)
         details: Details = {
@@ -89,6 +98,7 @@ def export_deepsparse(
             "opset": OPSET,
             "context": context,
             "prompt": prompt,
+            "engine_cache": engine_cache,
         }
         manifest = package_manifest(source, directory, realised, dict(details) | {"checked": check} | parity)
         write_manifest(manifest, directory)
@@ -122,7 +132,12 @@ def check_sizes(spec: DecoderSpec, context: int, prompt: int) -> None:
         )
 
 
-def _write(source: Source, directory: Path, context: int, prompt: int) -> dict[str, RealisedLayer]:
+def graph_names(engine_cache: bool) -> tuple[str, ...]:
+    """The graphs of a variant."""
+    return (DECODE_NAME, PREFILL_NAME, CACHED_NAME) if engine_cache else (DECODE_NAME, PREFILL_NAME)
+
+
+def _write(source: Source, directory: Path, context: int, prompt: int, engine_cache: bool) -> dict[str, RealisedLayer]:
     with DataFile(directory / DATA_NAME) as data:
         linears = Linears(Graph(data, OPSET), source.weights, Storage("dense"), source.plans)
         for name, window in (
@@ -133,7 +148,18 @@ def _write(source: Source, directory: Path, context: int, prompt: int) -> dict[s
             fixed = (window.tokens, window.past + window.tokens)
             emitter = Emitter(graph, source.weights, linears.over(graph), source.spec, primitive=True, fixed=fixed)
             write_model(build_static(emitter, window), directory / name)
+        if engine_cache:
+            _write_cached(source, linears, data, directory / CACHED_NAME, context)
     return block_layers(linears)
+
+
+def _write_cached(source: Source, linears: Linears, data: DataFile, path: Path, context: int) -> None:
+    """The graph for a cache that the engine keeps, from the same data and the projections it needs repeated."""
+    graph = Graph(data, OPSET)
+    weights, spec = own_heads(source.weights)
+    wide = Linears(graph, weights, linears.storage, written=linears.written)
+    emitter = Emitter(graph, weights, wide, spec, primitive=True, fixed=(1, context))
+    write_model(build_static(emitter, Window(1, context - 1, context, whole=True)), path)
 
 
 def build_static(emitter: Emitter, window: Window) -> onnx.ModelProto:
@@ -152,19 +178,24 @@ def build_static(emitter: Emitter, window: Window) -> onnx.ModelProto:
     fresh: list[tuple[str, str]] = []
 
     def cache(index: int, key: str, value: str) -> tuple[str, str]:
-        fresh.append((key, value))
-        if not window.past:
-            return key, value
-        return _with_past(emitter, index, "key", key, window), _with_past(emitter, index, "value", value, window)
+        joined = key, value
+        if window.past:
+            joined = (
+                _with_past(emitter, index, "key", key, window),
+                _with_past(emitter, index, "value", value, window),
+            )
+        fresh.append(joined if window.whole else (key, value))
+        return joined
 
     for index in range(len(spec.blocks)):
         x = emitter.block(x, index, biases, tables, cache)
     logits = emitter.softcap(_head(emitter, emitter.finish(x)), spec.final_softcap)
     graph.output("logits", logits, [1, window.tokens, spec.vocab])
+    kept, rows = ("present", window.past + window.tokens) if window.whole else ("new", window.tokens)
     for index, pair in enumerate(fresh):
         for part, value in zip(("key", "value"), pair, strict=True):
             heads = spec.kv_heads_of(spec.blocks[index].attention)
-            graph.output(f"new.{index}.{part}", value, [1, heads, window.tokens, spec.head_dim])
+            graph.output(f"{kept}.{index}.{part}", value, [1, heads, rows, spec.head_dim])
     return graph.model(f"{spec.family} static decoder", IR_VERSION)
 
 

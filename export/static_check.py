@@ -1,6 +1,7 @@
 """Parity of the static variant with torch: one prompt through prefill.onnx, then tokens through decode.onnx.
 
-The cache is kept as a caller keeps it: fixed arrays, new rows written into free slots, the bias hiding empty ones.
+The cache is kept as a caller keeps it: fixed arrays, new rows written into free slots, the bias hiding empty ones. For
+cached.onnx it is kept as the engine keeps it: the joined cache without its oldest column is the next past.
 """
 
 from dataclasses import dataclass
@@ -35,15 +36,50 @@ class StaticPair:
 
     @property
     def context(self) -> int:
-        shapes = {value.name: value.shape for value in self.decode.get_inputs()}
-        return int(shapes["attention_bias"][3])
+        return context_of(self.decode)
 
 
-def check_static(model_dir: Path, prefill: Path, decode: Path, *, seed: int = 0) -> Parity:
-    """Compare both graphs with the model they were made from; InputError when they differ."""
+def check_static(model_dir: Path, prefill: Path, decode: Path, cached: Path | None = None, *, seed: int = 0) -> Parity:
+    """Compare the graphs with the model they were made from; InputError when they differ."""
     model = load_torch(model_dir)
     pair = StaticPair(*(_open(path) for path in (prefill, decode)))
-    return require(compare_static(model, pair, seed=seed), model_dir)
+    found = require(compare_static(model, pair, seed=seed), model_dir)
+    if cached is not None:
+        require(compare_cached(model, _open(cached), seed=seed), model_dir)
+    return found
+
+
+def compare_cached(model: "PreTrainedModel", session: Any, *, seed: int = 0) -> Parity:  # noqa: ANN401 onnxruntime
+    """Logits of a few tokens from an empty cache against torch's single pass over them."""
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(0, int(model.config.get_text_config().vocab_size), (1, min(2 * _STEPS, context_of(session))))
+    want, _ = torch_logits(model, tokens, np.ones_like(tokens), None)
+    return summary([(run_cached(session, tokens), want[0])], sensitivity(model, tokens))
+
+
+def run_cached(session: Any, tokens: Ints) -> Logits:  # noqa: ANN401 onnxruntime
+    """tokens [1, n] one by one through cached.onnx -> logits [n, vocab]."""
+    context = context_of(session)
+    past = {
+        value.name: np.zeros(value.shape, np.float32)
+        for value in session.get_inputs()
+        if value.name.startswith("past_key_values.")
+    }
+    logits = []
+    for place in range(tokens.shape[1]):
+        bias = np.full((1, 1, 1, context), _HIDDEN)
+        bias[..., context - 1 - place :] = 0
+        ids = tokens[:, place : place + 1]
+        found = _run(session, {"input_ids": ids, "position_ids": np.array([[place]]), "attention_bias": bias} | past)
+        past = {name: found[name.replace("past_key_values.", "present.")][:, :, 1:] for name in past}
+        logits.append(found["logits"][0])
+    return np.concatenate(logits)
+
+
+def context_of(session: Any) -> int:  # noqa: ANN401 onnxruntime
+    """Columns of a static decode graph's attention bias."""
+    shapes = {value.name: value.shape for value in session.get_inputs()}
+    return int(shapes["attention_bias"][3])
 
 
 def compare_static(model: "PreTrainedModel", pair: StaticPair, *, seed: int = 0) -> Parity:

@@ -26,7 +26,7 @@ def open_directory(body: Dict[str, Any], arrays: Dict[str, Any]) -> wire.Frame:
 
     torch.set_num_threads(int(body["threads"]))
     began = time.perf_counter()
-    model, info = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         body["directory"],
         dtype=torch.float32,
         local_files_only=True,
@@ -34,6 +34,7 @@ def open_directory(body: Dict[str, Any], arrays: Dict[str, Any]) -> wire.Frame:
         trust_remote_code=False,
         output_loading_info=True,
     )
+    model, info = loaded
     model.eval()
     wrong = sorted(info["missing_keys"]) + [str(item) for item in info["mismatched_keys"]]
     if wrong and not body.get("quantised"):  # a quantised module's own parameters have other names
@@ -73,7 +74,9 @@ def _proof() -> Dict[str, Any]:
     """What ran: the class, how many linear modules of which kind, how their weights lie, and the zeros among them."""
     import torch
 
-    model, kinds, layouts, zeros, total = _state["model"], {}, set(), 0, 0
+    kinds: Dict[str, int] = {}
+    layouts = set()
+    model, zeros, total = _state["model"], 0, 0
     for module in model.modules():
         weight = getattr(module, "weight", None)
         if not isinstance(module, torch.nn.Linear):

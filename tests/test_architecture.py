@@ -100,7 +100,7 @@ def test_lobby_reaches_rooms_only_from_commands_and_only_when_called(path: Path)
 
 
 # started in a process of their own, never imported
-GPU_WORKERS = ("bench/workers/gpu_", "bench/workers/torch_cuda_", "bench/workers/hf_")
+GPU_WORKERS = ("bench/workers/gpu_", "bench/workers/torch_cuda_", "bench/workers/hf_", "bench/workers/peer_")
 GPU_KERNELS = sources("kernels/gpu")
 LIGHT = [
     path for path in LOBBY + sources("kernels", "bench") if not short(path).startswith((*GPU_WORKERS, "kernels/gpu/"))
@@ -318,6 +318,7 @@ FOLDERS = {
     "tailcut.export.families": "Family",
     "tailcut.bench.engines": "Engine",
     "tailcut.bench.outputs": "Output",
+    "tailcut.bench.peers": "Peer",
     "tailcut.bench.probes": "Probe",
 }
 

@@ -39,17 +39,18 @@ def install(
 ) -> None:
     """Make the engine's own environment from its lock list (tailcut: compile its kernels), unless it is there already.
 
-    A broken-off install leaves nothing behind.
+    ENGINE may also be another tool that cuts models: sparseml. A broken-off install leaves nothing behind.
     """
-    from tailcut.bench import engines
+    from tailcut.bench import engines, peers
     from tailcut.bench.environment import Recipe, home, installed_reason
     from tailcut.bench.environment import install as make
 
-    compiler = getattr(engines.load(engine), "compile_kernels", None)
+    found = peers.load(engine) if engine in peers.names() else engines.load(engine)
+    compiler = getattr(found, "compile_kernels", None)
     if compiler is not None:
         print(compiler())
         return
-    recipe = getattr(engines.load(engine), "RECIPE", None)
+    recipe = getattr(found, "RECIPE", None)
     if not isinstance(recipe, Recipe):
         raise InputError(f"engine {engine} needs no environment of its own")
     if recipe.licence:

@@ -42,6 +42,7 @@ def why_not(spec: DecoderSpec, storage: Storage) -> str | None:
     rotaries = {block.attention.rotary for block in spec.blocks}
     reasons = {
         "the dense layout is for other runtimes": not storage.joins,
+        "its target opens model.onnx alone": not storage.fused,
         "layer norms, not RMS norms": spec.norm.kind != "rms",
         "learned positions": spec.positions is not None,
         "branches in parallel or norms after the sum": any(b.parallel or b.norm_after_residual for b in spec.blocks),

@@ -40,6 +40,7 @@ class Storage:
     head: Precision = "float32"
     activation_bits: int = 8  # of integer matrices, in the kernels
     kv_cache: CachePrecision = "float32"  # of fused.onnx
+    fused: bool = True  # whether who opens the package knows fused.onnx
 
     @property
     def joins(self) -> bool:

@@ -23,9 +23,11 @@ from tailcut.export.decoder import OPSET, build_decoder
 from tailcut.export.forms import Layout
 from tailcut.export.fused import build_fused, why_not
 from tailcut.export.graph import DataFile, Graph
-from tailcut.export.layouts import Linears, Storage, storage
+from tailcut.export.layouts import Linears, Storage
 from tailcut.export.sizes import facts
 from tailcut.export.spec import DecoderSpec
+from tailcut.export.targets import OWN, Asked, Target
+from tailcut.export.targets import load as load_target
 from tailcut.export.uneven import with_own_shapes
 from tailcut.export.weights import Weights
 from tailcut.files import new_directory
@@ -76,7 +78,8 @@ def export(
     model_dir: Path,
     out: Path,
     *,
-    layout: Layout = "bitmask",
+    target: str = OWN,
+    layout: Layout | None = None,
     weights: Precision = "float32",
     head: HeadPrecision | None = None,
     activation_bits: int = 8,
@@ -87,26 +90,53 @@ def export(
 ) -> Manifest:
     """Write the package `out`; a failed check raises InputError and leaves `out` as it was.
 
+    target: who opens it (`export.targets`), which chooses the layout where none is given.
     weights: how the matrices are rounded; those that the directory holds as integers keep them. head: the same for output head and token embedding; None follows the weights,
     but gives int4 weights an int8 head. activation_bits: 8 or 16, how the kernels round the activations of int8 and int4
     matrices. kv_cache: how fused.onnx keeps keys and values; None is float32 beside float32 weights, else float16.
     """
-    chosen = storage(layout, weights, head, activation_bits, kv_cache)
+    chosen = load_target(target).settle(Asked(layout, weights, head, activation_bits, kv_cache))
+    return export_as(target, chosen, model_dir, out, check=check, overwrite=overwrite, report=report)
+
+
+def export_as(
+    target: str,
+    chosen: Storage,
+    model_dir: Path,
+    out: Path,
+    *,
+    check: bool = True,
+    overwrite: bool = False,
+    report: Reporter = silent,
+) -> Manifest:
+    """`export` of what a target has settled already."""
+    reader = load_target(target)
     source = open_source(model_dir)
+    require_fit(target, reader, source.spec)
     with new_directory(out, overwrite=overwrite) as directory:
         report("export", 0, len(_STAGES), _STAGES[0])
         linears = write_decoder(source, directory, chosen)
+        copy_side_files(model_dir, directory)
+        reader.finish(directory, source.spec)
         report("export", 1, len(_STAGES), _STAGES[1])
         check_structure(directory / MODEL_NAME)
         report("export", 2, len(_STAGES), _STAGES[2])
         parity = check_package(model_dir, directory, source.spec, chosen, source.sidecars) if check else {}
         report("export", 3, len(_STAGES), _STAGES[3])
-        copy_side_files(model_dir, directory)
-        details: Details = {"variant": "onnx", "opset": OPSET, "checked": check, **facts(linears), **parity}
+        made: Details = {"variant": reader.VARIANT, "target": target, "opset": OPSET, "checked": check}
+        details: Details = {**made, **facts(linears), **parity}
         manifest = package_manifest(source, directory, block_layers(linears), details)
         write_manifest(manifest, directory)
     report("export", len(_STAGES), len(_STAGES), str(out))
     return manifest
+
+
+def require_fit(name: str, target: Target, spec: DecoderSpec) -> None:
+    """InputError if a target's readers cannot run this decoder, or want another exporter."""
+    if target.VARIANT != "onnx":
+        raise InputError(f"target {name} is the {target.VARIANT} variant, which `export.static` writes")
+    if reason := target.unfit(spec):
+        raise InputError(f"--target {name} cannot run this model: {reason}")
 
 
 def open_source(model_dir: Path) -> Source:

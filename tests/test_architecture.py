@@ -316,6 +316,8 @@ FOLDERS = {
     "tailcut.compress.pruners": "Pruner",
     "tailcut.compress.recovery": "Recovery",
     "tailcut.export.families": "Family",
+    "tailcut.export.targets": "Target",
+    "tailcut.bench.clients": "Client",
     "tailcut.bench.engines": "Engine",
     "tailcut.bench.outputs": "Output",
     "tailcut.bench.peers": "Peer",

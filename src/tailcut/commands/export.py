@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tailcut import codec
-from tailcut.errors import InputError
 from tailcut.progress import Reporter, console
 
 if TYPE_CHECKING:
@@ -43,13 +42,32 @@ class Variant(StrEnum):
     deepsparse = "deepsparse"
 
 
+class Target(StrEnum):
+    tailcut = "tailcut"
+    onnxruntime = "onnxruntime"
+    optimum = "optimum"
+    genai = "genai"
+    openvino = "openvino"
+    deepsparse = "deepsparse"
+    web = "web"
+
+
 def command(
     model: Annotated[Path, typer.Argument(help="A Hugging Face directory with safetensors weights.")],
     out: Annotated[Path, typer.Option("--output", "-o", help="The package directory to write.")],
+    target: Annotated[
+        Target | None,
+        typer.Option(
+            help="Who opens the package; it chooses layout and variant and adds the files of its own. [default: tailcut]"
+        ),
+    ] = None,
     layout: Annotated[
-        Layout,
-        typer.Option(help="bitmask stores no zeros (any ONNX Runtime reads it); dense is for other readers of ONNX."),
-    ] = Layout.bitmask,
+        Layout | None,
+        typer.Option(
+            help="bitmask stores no zeros (any ONNX Runtime reads it); dense is for other readers of ONNX. "
+            "[default: what the target reads best]"
+        ),
+    ] = None,
     weights: Annotated[
         Weights,
         typer.Option(
@@ -72,9 +90,12 @@ def command(
         ),
     ] = None,
     variant: Annotated[
-        Variant,
-        typer.Option(help="onnx: one graph, dynamic sizes. deepsparse: decode.onnx and prefill.onnx of fixed sizes."),
-    ] = Variant.onnx,
+        Variant | None,
+        typer.Option(
+            help="onnx: one graph, dynamic sizes. deepsparse: decode.onnx and prefill.onnx of fixed sizes. "
+            "[default: the target's]"
+        ),
+    ] = None,
     context: Annotated[int, typer.Option(help="deepsparse only: tokens the cache holds, the new one included.")] = 256,
     prompt: Annotated[int, typer.Option(help="deepsparse only: tokens of one prefill run.")] = 128,
     no_check: Annotated[
@@ -88,31 +109,23 @@ def command(
     The check compares prefill, cached decode, a batch and left padding; its numbers are in the package's manifest.
     Where the family allows it there is fused.onnx beside model.onnx: the same weights, ONNX Runtime's fused operators
     and a cache kept in place. Rounded weights (--weights) are checked against torch with the same rounding.
+    --target says who opens the package, where that is not tailcut; docs/targets.md has the table.
     Next: `tailcut generate` or `tailcut bench`.
     """
     with console(quiet=json) as report:
-        if variant is Variant.deepsparse:
-            if weights is not Weights.float32 or head not in (None, Head.float32) or kv_cache is Cache.float16:
-                raise InputError(
-                    "--variant deepsparse holds float32 weights only, and a float32 cache; "
-                    "leave out --weights, --head and --kv-cache"
-                )
+        from tailcut.export import targets
+
+        name = targets.named(target and target.value, variant and variant.value)
+        asked = targets.Asked(
+            layout and layout.value, weights.value, head and head.value, activation_bits, kv_cache and kv_cache.value
+        )
+        storage = targets.load(name).settle(asked)
+        if targets.load(name).VARIANT == "deepsparse":
             manifest = _static(model, out, context, prompt, not no_check, overwrite, report)
         else:
-            from tailcut.export.run import export
+            from tailcut.export.run import export_as
 
-            manifest = export(
-                model,
-                out,
-                layout=layout.value,
-                weights=weights.value,
-                head=head.value if head else None,
-                activation_bits=activation_bits,
-                kv_cache=kv_cache.value if kv_cache else None,
-                check=not no_check,
-                overwrite=overwrite,
-                report=report,
-            )
+            manifest = export_as(name, storage, model, out, check=not no_check, overwrite=overwrite, report=report)
     if json:
         print(codec.to_json(manifest), end="")
     else:

@@ -1,0 +1,28 @@
+"""onnxruntime-web, in a browser or under Node: ONNX Runtime compiled to WebAssembly.
+
+It opens what a plain ONNX Runtime opens; a download counts, so zeros are left out. The data file is handed to it by name.
+"""
+
+from pathlib import Path
+from typing import Final
+
+from tailcut.export.forms import Layout
+from tailcut.export.layouts import Storage
+from tailcut.export.spec import DecoderSpec
+from tailcut.export.targets import Asked, Variant, settled
+
+SUMMARY: Final = "onnxruntime-web under Node or in a browser: small download, dense speed."
+VARIANT: Final[Variant] = "onnx"
+LAYOUTS: Final[tuple[Layout, ...]] = ("bitmask", "dense")
+
+
+def settle(asked: Asked) -> Storage:
+    return settled("web", asked, LAYOUTS)
+
+
+def unfit(spec: DecoderSpec) -> str | None:
+    return None
+
+
+def finish(directory: Path, spec: DecoderSpec) -> None:
+    """Nothing is added."""

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+from tailcut.files import is_leftover
 from tailcut.manifest import MANIFEST_NAME
 from tailcut.recovering import RESULT_NAME
 
@@ -29,4 +30,8 @@ def _belongs(path: Path) -> bool:
     left_behind = (
         name in (MANIFEST_NAME, RESULT_NAME) or name.endswith(".index.json") or name.startswith((".", "readme"))
     )
-    return not left_behind and path.suffix not in (".py", *_WEIGHTS) and path.stat().st_size <= _LARGEST
+    return (
+        not (left_behind or is_leftover(path.name))
+        and path.suffix not in (".py", *_WEIGHTS)
+        and path.stat().st_size <= _LARGEST
+    )

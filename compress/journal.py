@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tailcut.bitmask import Array
 from tailcut.checkpoint import write_shard
-from tailcut.files import full_disk_is_clear, publish, write_file
+from tailcut.files import full_disk_is_clear, publish, sweep_inside, write_file
 
 
 class Found(Enum):
@@ -58,6 +58,7 @@ class Journal:
 
     def publish(self, directory: Path) -> None:
         """Rename `directory` (inside the work directory) to the output and clean up."""
+        sweep_inside(directory)  # a kill may have hit the writing of a small file, whatever was written in place since
         with full_disk_is_clear(self.out):
             if self.out.is_dir():
                 self.out.rmdir()  # empty: `require_absent` saw to it
@@ -70,6 +71,7 @@ def open_journal(out: Path, fingerprint: str) -> tuple[Journal, Found]:
     work = out.with_name(f"{out.name}.work")
     journal, mark = Journal(out, work), work / "journal"
     if mark.is_file() and mark.read_bytes() == fingerprint.encode() and journal.model.is_dir():
+        sweep_inside(journal.model)  # before manifests list what is there
         return journal, Found.SAME
     found = Found.OTHER if journal.model.is_dir() and any(journal.model.iterdir()) else Found.NOTHING
     if work.exists():

@@ -8,6 +8,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from pathlib import Path
 from tailcut.errors import InputError, MissingEnvironmentError
 
 _TMP = ".tmp-"
+_LEFTOVER = re.compile(r".+\.tmp-(old-)?\d+")
 _CHUNK = 1 << 22
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -100,6 +102,18 @@ def sweep(path: Path) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink(missing_ok=True)
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file of this name is what a kill left of a file that was being written."""
+    return _LEFTOVER.fullmatch(name) is not None
+
+
+def sweep_inside(directory: Path) -> None:
+    """Remove what kills left of files that were being written anywhere below `directory`."""
+    for path in directory.rglob(f"*{_TMP}*"):
+        if path.is_file() and is_leftover(path.name):
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import pytest
 
 from tailcut import files
 from tailcut.errors import InputError, MissingEnvironmentError
-from tailcut.files import flat_name, new_directory, publish, require_absent, sweep, write_file
+from tailcut.files import flat_name, new_directory, publish, require_absent, sweep, sweep_inside, write_file
 
 
 def test_write_file_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -207,3 +207,16 @@ def test_sha256_of_a_known_value(tmp_path: Path) -> None:
     want = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert files.sha256_file(tmp_path / "abc") == want
     assert os.listdir(tmp_path) == ["abc"]
+
+
+def test_what_a_kill_left_of_small_files_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    below = tmp_path / "model" / "deep"
+    below.mkdir(parents=True)
+    kept = ("a.json", "notes.tmp-final", ".tmp-3", "x.tmp-", "a.tmp-7.json")
+    for name in (*kept, "a.json.tmp-123"):
+        (below / name).write_text("x")
+    (below / "b.tmp-5").mkdir()
+    (tmp_path / "beside.tmp-9").write_text("x")
+    sweep_inside(tmp_path / "model")
+    assert {path.name for path in below.iterdir()} == {*kept, "b.tmp-5"}
+    assert (tmp_path / "beside.tmp-9").exists()

@@ -113,6 +113,7 @@ def settings_of(options: argparse.Namespace) -> Recovering:
         samples=options.train_samples,
         seed=options.seed,
         device=options.device,
+        compiled=options.compile,
     )
 
 
@@ -238,6 +239,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     action.add_argument("--train-samples", type=int, default=128)
     action.add_argument("--rate", type=float, default=None)
     action.add_argument("--features", type=float, default=0.0)
+    action.add_argument("--compile", action="store_true")
     action.add_argument("--pruner", default="sparsegpt")
     action.add_argument("--samples", type=int, default=128)
     action.add_argument("--seqlen", type=int, default=1024)

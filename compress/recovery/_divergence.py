@@ -6,7 +6,8 @@ gradient goes back through the decoder. That is the same gradient, in bounded me
 with a decoder that answers given hidden states, so that soft-capping and scaling are the family's.
 """
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,6 +22,30 @@ from tailcut.windows import Tokens
 _LOGITS: Final = {"cpu": 1 << 22, "cuda": 1 << 27}  # of one model held at once (512 MB float32 on a GPU)
 
 
+def kl_sum(theirs: Tensor, ours: Tensor) -> Tensor:
+    """Sum of KL(theirs || ours) over logits [positions, vocabulary], in float32."""
+    log_p, log_q = theirs.float().log_softmax(-1), ours.float().log_softmax(-1)
+    return kl_div(log_q, log_p, reduction="sum", log_target=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """What a training step calls: models that answer as their decoders do, and `kl_sum`."""
+
+    student: Callable[..., Any]
+    teacher: Callable[..., Any]
+    kl_sum: Callable[[Tensor, Tensor], Tensor] = kl_sum
+
+    @classmethod
+    def of(cls, student: Any, teacher: Any, *, compiled: bool) -> "Ways":  # noqa: ANN401  (untyped library objects)
+        """The decoders themselves, or kernels that torch.compile fuses for the one shape of a training step."""
+        ours, theirs = student.get_decoder(), teacher.get_decoder()
+        if not compiled:
+            return cls(ours, theirs)
+        fused: Any = functools.partial(torch.compile, dynamic=False)
+        return cls(fused(ours), fused(theirs), fused(kl_sum))
+
+
 @dataclass(frozen=True, slots=True)
 class Pair:
     """Student and teacher, resident, and their decoder blocks where a feature loss is wanted."""
@@ -30,18 +55,19 @@ class Pair:
     blocks: Sequence[tuple[nn.Module, nn.Module]]  # (student's, teacher's)
     device: torch.device
     features: float
+    ways: Ways
 
     def backward(self, tokens: Tokens, share: float) -> Tensor:
         """Loss of windows [n, length] times `share`, its gradients added to the student's parameters."""
         ids = torch.from_numpy(tokens).to(self.device)
         with _outputs(pair[0] for pair in self.blocks) as ours, self._precision():
-            hidden = _decoded(self.student, ids)
+            hidden = _decoded(self.ways.student, ids)
         with torch.no_grad(), _outputs(pair[1] for pair in self.blocks) as theirs:
-            wanted = _decoded(self.teacher, ids).flatten(0, 1)
+            wanted = _decoded(self.ways.teacher, ids).flatten(0, 1)
         leaf = hidden.detach().flatten(0, 1).requires_grad_()
         total = torch.zeros((), device=self.device)
         for rows in self._chunks(leaf, wanted):
-            loss = self._kl(leaf, wanted, rows) * (share / len(leaf))
+            loss = self._kl(leaf, wanted, rows, self.ways.kl_sum) * (share / len(leaf))
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         if leaf.grad is None:
@@ -59,18 +85,17 @@ class Pair:
         ids = torch.from_numpy(tokens).to(self.device)
         with torch.no_grad():
             with self._precision():
-                hidden = _decoded(self.student, ids).flatten(0, 1)
-            wanted = _decoded(self.teacher, ids).flatten(0, 1)
-            sums = [float(self._kl(hidden, wanted, rows)) for rows in self._chunks(hidden, wanted)]
+                hidden = _decoded(self.student.get_decoder(), ids).flatten(0, 1)
+            wanted = _decoded(self.teacher.get_decoder(), ids).flatten(0, 1)
+            sums = [float(self._kl(hidden, wanted, rows, kl_sum)) for rows in self._chunks(hidden, wanted)]
         return sum(sums) / len(hidden)
 
-    def _kl(self, hidden: Tensor, wanted: Tensor, rows: slice) -> Tensor:
+    def _kl(self, hidden: Tensor, wanted: Tensor, rows: slice, kl: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """Sum of KL over some positions; hidden states [positions, width] of student and teacher."""
         with torch.no_grad():
-            log_p = _headed(self.teacher, wanted[rows]).float().log_softmax(-1)
+            theirs = _headed(self.teacher, wanted[rows])
         with self._precision():  # one for each chunk: it keeps casts of the head, whose graph a backward frees
-            log_q = _headed(self.student, hidden[rows]).float().log_softmax(-1)
-        return kl_div(log_q.float(), log_p, reduction="sum", log_target=True)
+            return kl(theirs, _headed(self.student, hidden[rows]))
 
     def _chunks(self, *hidden: Tensor) -> Iterator[slice]:
         vocabulary = int(self.student.get_input_embeddings().weight.shape[0])
@@ -98,9 +123,9 @@ def _feature_loss(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
     return torch.stack([relative_error(a, b) for a, b in zip(ours, theirs, strict=True)]).mean()
 
 
-def _decoded(model: Any, ids: Tensor) -> Tensor:  # noqa: ANN401  (untyped library object)
+def _decoded(decoder: Callable[..., Any], ids: Tensor) -> Tensor:
     """Hidden states [windows, length, width] that the head is applied to."""
-    found: Tensor = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+    found: Tensor = decoder(input_ids=ids, use_cache=False).last_hidden_state
     return found
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tailcut.compress.journal import Journal
 from tailcut.compress.recovery import Task
-from tailcut.compress.recovery._divergence import Pair
+from tailcut.compress.recovery._divergence import Pair, Ways
 from tailcut.compress.recovery._learning import Pace, Place, learn
 from tailcut.compress.recovery._store import Recovered, float32_of, store_block, store_rest
 from tailcut.compress.recovery._student import Student, open_weights
@@ -117,7 +117,8 @@ def _open(task: Task, how: How) -> Whole:
         modules |= {name: (skeleton.model.get_submodule(name), support) for name, support in supports.items()}
     features = task.settings.features
     blocks = list(zip(skeleton.blocks, teacher.skeleton.blocks, strict=True)) if features else []
-    pair = Pair(skeleton.model, teacher.skeleton.model, blocks, student.weights.device, features)
+    ways = Ways.of(skeleton.model, teacher.skeleton.model, compiled=task.settings.compiled)
+    pair = Pair(skeleton.model, teacher.skeleton.model, blocks, student.weights.device, features, ways)
     return Whole(task, pair, modules, plain)
 
 

@@ -75,6 +75,7 @@ class Recovering:
     patience: int = 8  # of 24 looks at the held-out text: so many without a better one end the learning
     seed: int = 0
     device: str = "auto"
+    compiled: bool = False  # distill and lora: kernels fused by torch.compile
 
     def __post_init__(self) -> None:
         if not self.texts:
@@ -94,6 +95,8 @@ class Recovering:
             raise InputError(f"the learning rate must be between 0 and 1, got {self.rate}")
         if not 0 <= self.features < float("inf"):
             raise InputError(f"the weight of the feature loss must be at least 0, got {self.features}")
+        if self.compiled and self.features:
+            raise InputError("the feature loss looks into the blocks, which --compile fuses; give one of the two")
 
 
 def try_recovery(directory: Path) -> RecoveryResult | None:

@@ -49,6 +49,9 @@ def command(
     ] = 8,
     seed: Annotated[int, typer.Option(help="Seed of the order of the windows and of everything else random.")] = 0,
     device: Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")] = "auto",
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="distill, lora: let torch.compile fuse kernels; a minute or two first.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Teach a cut MODEL what its dense teacher predicts; weights that are zero stay zero, integers stay on their grid.
@@ -74,6 +77,7 @@ def command(
         patience=patience,
         seed=seed,
         device=device,
+        compiled=compiled,
     )
     with console(quiet=json) as report:
         result = recover(model, teacher, out, settings, report=report)

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.functional import kl_div
+from torch.nn.utils import parametrize
 from transformers import AutoModelForCausalLM
 
 from tailcut.compress.recovery import _divergence as module
-from tailcut.compress.recovery._divergence import Pair
+from tailcut.compress.recovery._divergence import Pair, Ways
 from tailcut.compress.recovery._student import Grid
 from tailcut.compress.recovery._support import LowRank, Support
 
@@ -19,14 +20,15 @@ TinyModel = Callable[..., Path]
 TOKENS = np.random.default_rng(2).integers(0, 256, (3, 16))
 
 
-def pair_of(directory: Path, features: float = 0.0) -> tuple[Any, Any, Pair]:
+def pair_of(directory: Path, features: float = 0.0, *, compiled: bool = False) -> tuple[Any, Any, Pair]:
     student, teacher = (AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval() for _ in range(2))
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in student.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     blocks = list(zip(student.model.layers, teacher.model.layers, strict=True)) if features else []
-    return student, teacher, Pair(student, teacher, blocks, torch.device("cpu"), features)
+    ways = Ways.of(student, teacher, compiled=compiled)
+    return student, teacher, Pair(student, teacher, blocks, torch.device("cpu"), features, ways)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma2"])  # gemma2 caps its logits
@@ -48,6 +50,27 @@ def test_chunks_have_the_gradient_of_the_whole(
     for name, item in student.named_parameters():
         # the same float32 sums in another order
         assert torch.allclose(item.grad, wanted[name], rtol=1e-3, atol=1e-4 * float(wanted[name].abs().max())), name
+
+
+@pytest.mark.slow  # inductor's C++ takes a minute
+def test_fused_kernels_have_the_same_gradient(tiny_model: TinyModel) -> None:
+    directory, gradients, losses = tiny_model("llama"), [], []
+    for compiled in (False, True):
+        student, _, pair = pair_of(directory, compiled=compiled)
+        generator = torch.Generator().manual_seed(4)
+        for block in student.model.layers:  # masked as in a recovery
+            for linear in [part for part in block.modules() if isinstance(part, torch.nn.Linear)]:
+                keep = torch.rand(linear.weight.shape, generator=generator) < 0.5
+                parametrize.register_parametrization(linear, "weight", Support(keep, None, False), unsafe=True)
+        losses.append([float(pair.backward(part, 1 / 3)) for part in np.split(TOKENS, 3)])
+        gradients.append({name: item.grad for name, item in student.named_parameters()})
+        student.zero_grad()
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    eager, fused = gradients
+    assert eager.keys() == fused.keys()
+    for name, item in eager.items():
+        # float32 sums in another order
+        assert torch.allclose(fused[name], item, rtol=1e-3, atol=1e-4 * float(item.abs().max())), name
 
 
 def test_the_feature_loss_is_the_mean_relative_error_of_the_blocks(tiny_model: TinyModel) -> None:

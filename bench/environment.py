@@ -33,6 +33,9 @@ class Recipe:
     probe: str
     environment: Mapping[str, str] = field(default_factory=dict)
     licence: str = ""
+    # True: what the lock's own packages pin beside it comes too. torch's build from a registry pins GPU libraries that its
+    # build for CPUs does without, so a list cannot name them for both.
+    dependencies: bool = False
 
 
 def engines_directory() -> Path:
@@ -88,7 +91,8 @@ def install(
         _run([interpreter, "-m", "venv", "--clear", str(temporary)], "make the virtual environment", _PIP_TIMEOUT_S)
         report("install", 1, 3, "packages of the lock list")
         inside = str(temporary / "bin" / "python")
-        pip = [inside, "-m", "pip", "install", "--no-deps", "--no-input", "--disable-pip-version-check", "--quiet"]
+        pip = [inside, "-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--quiet"]
+        pip += [] if recipe.dependencies else ["--no-deps"]
         _run([*pip, "-r", str(recipe.lock)], "install the lock list", _PIP_TIMEOUT_S)
         report("install", 2, 3, "probe")
         version = _run([inside, "-c", recipe.probe], "import the engine", _PROBE_TIMEOUT_S, recipe.environment)

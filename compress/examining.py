@@ -95,7 +95,12 @@ def _onnx(path: Path, report: Reporter) -> Inspection:
         layers[unique] = facts_of(values, block, linear.bits, linear.stored_bytes, linear.kind)
         report("inspect", done, len(found), name)
     files = {graph.path, *(graph.path.parent / name for name in graph.external_files())}
-    return Inspection(layers, graph.parameters(), _size(files), notes=graph.notes())
+    outside = [name for name, layer in layers.items() if layer.block < 0]
+    notes = list(graph.notes())
+    if 0 < len(outside) < len(layers):  # the head, an embedding: not among the linears that are cut
+        layers = {name: layer for name, layer in layers.items() if layer.block >= 0}
+        notes.append(f"left out, in no block: {', '.join(outside[:4])}{', ...' if len(outside) > 4 else ''}")
+    return Inspection(layers, graph.parameters(), _size(files), notes=tuple(notes))
 
 
 def _narrow(values: npt.NDArray[np.int32]) -> Array:

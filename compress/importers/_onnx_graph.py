@@ -127,10 +127,6 @@ class OnnxGraph:
         opset = next((entry.version for entry in self.model.opset_import if entry.domain in ("", "ai.onnx")), 0)
         return (f"opset {opset}, IR {self.model.ir_version}, {len(kinds)} nodes", *found)
 
-    def values(self, name: str) -> Array:
-        """A named initializer's values, sparse ones written out."""
-        return self._values(name)
-
     def table(self, names: tuple[str, ...]) -> Constant | None:
         """The table of a Gather (a token embedding) that one of `names` stands for, quantised or not."""
         for node in self.model.graph.node:
@@ -141,6 +137,15 @@ class OnnxGraph:
                     return self._dequantised(found, after[0]) if after[0].op_type == "DequantizeLinear" else None
                 return found
         return None
+
+    def parameter(self, name: str) -> Constant | None:
+        """What a parameter's name stands for: itself, through Identity, or its integers and their DequantizeLinear."""
+        found = self.constant(name)
+        if found is None:
+            after = self._consumers.get(f"{name}_quantized", [])
+            through = next((node for node in after if node.op_type == "DequantizeLinear"), None)
+            found = self.constant(through.output[0]) if through is not None else None
+        return found
 
     def shape_of(self, name: str) -> tuple[int, ...] | None:
         """Sizes of a constant that is an initializer, None for anything else."""

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
-import onnx
 from transformers.pytorch_utils import Conv1D
 
 from tailcut.allocation import Bits
@@ -104,7 +103,8 @@ class _Recovered:
 
     def groups(self) -> Iterator[dict[str, Array]]:
         """What lies outside the blocks, then some blocks at a time; float32."""
-        names = [name for name, _ in self.skeleton.model.named_parameters()]
+        head = "" if not _is_tied(self.skeleton) else f"{_head_name(self.skeleton)}.weight"
+        names = [name for name, _ in self.skeleton.model.named_parameters() if name != head]
         prefixes = [self.skeleton.block_prefix(index) for index in range(len(self.skeleton.blocks))]
         inside = {prefix: [name for name in names if name.startswith(prefix)] for prefix in prefixes}
         blocks = {name for found in inside.values() for name in found}
@@ -152,8 +152,13 @@ class _Recovered:
             self._keep_integers(module, matrix)
             array = matrix.dense()
             return array if array.shape == shape else array.T  # GPT-2 stores [in, out]
-        if self.graph.shape_of(name) == shape and _is_float(self.graph, name):
-            return self.graph.values(name)
+        plain = self.graph.parameter(name)
+        if (
+            plain is not None
+            and plain.array.shape == shape
+            and (plain.scale is not None or plain.array.dtype.kind in "fV")
+        ):
+            return plain.dense()
         table = self.graph.table((name, module)) if len(shape) == 2 else None
         if table is not None and table.array.shape == shape:
             return table.dense()
@@ -215,13 +220,21 @@ def _recover(graph: OnnxGraph, config_dir: Path, report: Reporter) -> _Recovered
 
 def _head(skeleton: Skeleton) -> dict[str, tuple[int, int]]:
     """The output head, where it is a matrix of its own; only its name can tell it."""
-    head = skeleton.model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    names = {id(module): name for name, module in skeleton.model.named_modules()}
-    parameters = {name for name, _ in skeleton.model.named_parameters()}
-    name = names.get(id(head))
-    if name is None or f"{name}.weight" not in parameters:
+    name = _head_name(skeleton)
+    if name is None or _is_tied(skeleton):
         return {}
-    return {name: (int(head.weight.shape[0]), int(head.weight.shape[1]))}
+    rows, columns = skeleton.model.get_parameter(f"{name}.weight").shape
+    return {name: (int(rows), int(columns))}
+
+
+def _head_name(skeleton: Skeleton) -> str | None:
+    head = skeleton.model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    return next((name for name, module in skeleton.model.named_modules() if module is head), None)
+
+
+def _is_tied(skeleton: Skeleton) -> bool:
+    """Whether the head is the token embedding and is not stored."""
+    return bool(getattr(skeleton.model.config.get_text_config(decoder=True), "tie_word_embeddings", False))
 
 
 def _stored(shape: tuple[int, int], transposed: bool) -> tuple[int, int]:
@@ -235,15 +248,11 @@ def _weights_of(directory: Path) -> Checkpoint | None:
         return None
 
 
-def _is_float(graph: OnnxGraph, name: str) -> bool:
-    tensor = graph.tensors[name]
-    kind = tensor.values.data_type if isinstance(tensor, onnx.SparseTensorProto) else tensor.data_type
-    return kind in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
-
-
 def _notes(recovered: _Recovered, bits: Mapping[str, Bits]) -> tuple[str, ...]:
-    quantised = sum(count for kind, count in recovered.kinds().items() if kind not in ("dense", "coo"))
+    blocks = f"{recovered.skeleton.blocks_name}."
+    inside = (matrix for module, matrix in recovered.matrices.items() if module.startswith(blocks))
+    quantised = sum(matrix.kind not in ("dense", "coo") for matrix in inside)
     if not quantised:
         return ()
-    kept = f"{len(bits)} of {quantised} matrices keep their integers exactly"
+    kept = f"{len(bits)} of {quantised} matrices in the blocks keep their integers exactly"
     return (f"weights were int8 in the ONNX file: {kept}; how much quantising lost is not known here",)

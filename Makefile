@@ -4,7 +4,7 @@ VENV ?= .venv
 PYTEST = $(VENV)/bin/python -m pytest
 export VENV
 
-.PHONY: setup demo test test-slow test-gpu check format clean
+.PHONY: setup demo test test-slow test-gpu interop check format clean
 
 setup:
 	@sh scripts/setup.sh
@@ -13,13 +13,17 @@ demo:
 	@sh scripts/demo.sh
 
 test: setup
-	$(PYTEST) -m "not slow and not gpu" $(ARGS)
+	$(PYTEST) -m "not slow and not gpu and not interop" $(ARGS)
 
 test-slow: setup
-	$(PYTEST) -m "slow and not gpu" $(ARGS)
+	$(PYTEST) -m "slow and not gpu and not interop" $(ARGS)
 
 test-gpu: setup
 	$(VENV)/bin/python scripts/test_gpu.py $(ARGS)
+
+# every client that can be installed, their tests, and docs/interop.md anew (an hour, gigabytes; MODEL names the model)
+interop: setup
+	@sh scripts/interop.sh
 
 check: setup
 	$(VENV)/bin/ruff format --check .

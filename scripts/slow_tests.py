@@ -2,6 +2,7 @@
 
     python scripts/slow_tests.py            the tests for what changed since the merge base, one a line
     python scripts/slow_tests.py FILE…      the tests for these files
+    python scripts/slow_tests.py --interop  the same for tests of foreign clients (`INTEROP`), which CI runs apart
 
 A change is compared with the merge base with the main branch; on the main branch itself with the commit before.
 Where history gives no base (a shallow clone), every slow test is named. Prefixes match whole path components,
@@ -11,7 +12,7 @@ is reached by some line.
 
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +41,16 @@ COVERS: Final[dict[str, tuple[str, ...]]] = {
     "pyproject.toml": ("tests",),
 }
 
+# tests marked interop: they need the environment of a client and skip without it
+INTEROP: Final[dict[str, tuple[str, ...]]] = {
+    "bench/clients": ("tests/bench/clients",),
+    "bench/workers": ("tests/bench/clients",),
+    "bench/environment.py": ("tests/bench/clients",),
+    "export": ("tests/bench/clients",),
+    "compress/quantised_dense.py": ("tests/bench/clients",),
+    "constraints.txt": ("tests/bench/clients",),
+}
+
 
 def changed_files() -> list[str] | None:
     """Paths that differ from the base commit; None when there is no base to compare with."""
@@ -49,14 +60,15 @@ def changed_files() -> list[str] | None:
     return _git("diff", "--name-only", base).split("\n") if base else None
 
 
-def covering(files: Iterable[str]) -> list[str]:
+def covering(files: Iterable[str], covers: Mapping[str, tuple[str, ...]] = COVERS) -> list[str]:
     """Test paths (existing ones, none inside another) that cover the given files or are among them."""
     wanted: set[str] = set()
     for file in files:
-        for prefix, tests in COVERS.items():
+        for prefix, tests in covers.items():
             if file == prefix or file.startswith(f"{prefix}/"):
                 wanted.update(tests)
-        if file.startswith("tests/") and Path(file).name.startswith("test_"):
+        own = covers is COVERS or any(file.startswith(f"{path}/") for tests in covers.values() for path in tests)
+        if own and file.startswith("tests/") and Path(file).name.startswith("test_"):
             wanted.add(file)
     present = {path for path in wanted if (ROOT / path).exists()}
     return sorted(path for path in present if not any(path.startswith(f"{other}/") for other in present))
@@ -68,8 +80,9 @@ def _git(*words: str) -> str:
 
 
 def main() -> None:
-    files = sys.argv[1:] or changed_files()
-    for path in ["tests"] if files is None else covering(files):
+    interop = "--interop" in sys.argv[1:]
+    files = [word for word in sys.argv[1:] if not word.startswith("--")] or changed_files()
+    for path in ["tests"] if files is None else covering(files, INTEROP if interop else COVERS):
         print(path)
 
 

@@ -29,9 +29,12 @@ _ADVICE: Final = "install Node 18 or newer with npm (Debian: apt-get install nod
 
 
 def available() -> str | None:
-    if problem := _node_reason():
-        return problem
-    mark = home() / _MARK
+    return _node_reason() or installed_reason(None)
+
+
+def installed_reason(base: Path | None) -> str | None:
+    """None if the environment is there and made from this lock, else a sentence with the command that makes it."""
+    mark = home(base) / _MARK
     command = "run `tailcut engines install web`"
     if not mark.is_file():
         return f"its environment is not installed; {command}"
@@ -64,6 +67,8 @@ def install(*, base: Path | None = None, overwrite: bool = False, report: Report
     npm = shutil.which("npm")
     if npm is None:
         raise MissingEnvironmentError(f"web: npm is not on the path; {_ADVICE}")
+    if not overwrite and installed_reason(base) is None:
+        return home(base)
     with new_directory(home(base), overwrite=overwrite) as directory:
         lock = json.loads(LOCK.read_bytes())
         write_file(directory / "package-lock.json", LOCK.read_bytes())

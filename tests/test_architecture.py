@@ -321,6 +321,7 @@ FOLDERS = {
     "tailcut.bench.engines": "Engine",
     "tailcut.bench.outputs": "Output",
     "tailcut.bench.peers": "Peer",
+    "tailcut.recipe_formats": "RecipeFormat",
     "tailcut.bench.probes": "Probe",
 }
 

@@ -99,6 +99,23 @@ def test_other_settings_start_afresh_and_another_mask_is_refused(
     assert any("started afresh" in note for note in told)
 
 
+def test_a_checkpoint_of_another_model_s_mask_is_refused_and_nothing_is_written(
+    cut: Callable[..., Path], tiny_model: TinyModel, settings: Settings, tmp_path: Path
+) -> None:
+    """Settings that match do not make a checkpoint match: whoever copies work directories about is told."""
+    for pattern in ("half", "2:4"):
+        with pytest.raises(Stopped):
+            recover(
+                cut("llama", pattern), tiny_model("llama"), tmp_path / pattern, settings("distill"),
+                report=stopper("distill", 3),
+            )  # fmt: skip
+    mine, other = (next((tmp_path / f"{name}.work").glob("**/learning.safetensors")) for name in ("half", "2:4"))
+    mine.write_bytes(other.read_bytes())
+    with pytest.raises(InputError, match=r"checkpoint of another mask.*remove"):
+        recover(cut("llama"), tiny_model("llama"), tmp_path / "half", settings("distill"))
+    assert not (tmp_path / "half").exists()
+
+
 def test_learning_ends_early_with_the_best_weights_on_heldout_text(
     cut: Callable[..., Path], tiny_model: TinyModel, settings: Settings, tmp_path: Path
 ) -> None:

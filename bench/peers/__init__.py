@@ -24,6 +24,10 @@ class Peer(Protocol):
         """None, or why it cannot run here and what to do."""
         ...
 
+    def where(self) -> str:
+        """The interpreter that its worker runs in."""
+        ...
+
     def launch(self, model: Path, threads: int) -> Launch:
         """A worker that opens `model` and answers `cut` with {"recipe": YAML, "out": directory} and tokens int64."""
         ...

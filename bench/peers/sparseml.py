@@ -41,9 +41,13 @@ def available() -> str | None:
     return installed_reason(RECIPE)
 
 
+def where() -> str:
+    return str(python_of(RECIPE))
+
+
 def launch(model: Path, threads: int) -> Launch:
     """A worker that opens `model` (a Hugging Face directory) in float32 with `threads` threads."""
     settings = {"model": str(model.resolve()), "threads": threads, "lent": _LENT}
     drop = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "LD_PRELOAD")
     environment = dict(RECIPE.environment) | {"HF_HUB_OFFLINE": "1", "PATH": os.defpath}
-    return Launch(str(python_of(RECIPE)), SCRIPTS / "peer_sparseml_worker.py", settings, environment, drop)
+    return Launch(where(), SCRIPTS / "peer_sparseml_worker.py", settings, environment, drop)

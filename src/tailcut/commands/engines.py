@@ -11,6 +11,7 @@ from tailcut.progress import console
 
 if TYPE_CHECKING:
     from tailcut.bench.clients import Client
+    from tailcut.bench.peers import Peer
     from tailcut.bench.engines import Engine
 
 app = typer.Typer(
@@ -22,11 +23,12 @@ app = typer.Typer(
 def list_engines(
     json: Annotated[bool, typer.Option("--json", help="Print the list as JSON on stdout.")] = False,
 ) -> None:
-    """Every engine (it is timed) and client (it opens packages), whether it can run here, and if not, why."""
-    from tailcut.bench import clients, engines
+    """Every engine (it is timed), client (it opens packages) and peer (it cuts), whether it can run here, if not, why."""
+    from tailcut.bench import clients, engines, peers
 
     rows = [("engine", name, engines.load(name).available()) for name in engines.names()]
     rows += [("client", name, clients.load(name).available()) for name in clients.names()]
+    rows += [("peer", name, peers.load(name).available()) for name in peers.names()]
     if json:
         found = [{kind: name, "available": reason is None, "reason": reason} for kind, name, reason in rows]
         print(jsonlib.dumps(found, indent=1))
@@ -79,12 +81,14 @@ def path(engine: Annotated[str, typer.Argument(help="The engine or client.")]) -
     print(_named(engine).where())
 
 
-def _named(name: str) -> "Engine | Client":
-    """An engine, else a client of this name: where both are called so, they share one environment."""
-    from tailcut.bench import clients, engines
+def _named(name: str) -> "Engine | Client | Peer":
+    """An engine, else a client of this name: where both are called so, they share one environment; else a peer."""
+    from tailcut.bench import clients, engines, peers
 
-    known = (*engines.names(), *(client for client in clients.names() if client not in engines.names()))
+    known = {*engines.names(), *clients.names(), *peers.names()}
     spelt = name.replace("_", "-")
     if spelt not in known:
         raise InputError(f"unknown engine or client {name!r}; choose one of {', '.join(sorted(known))}")
+    if spelt in peers.names():
+        return peers.load(spelt)
     return engines.load(spelt) if spelt in engines.names() else clients.load(spelt)

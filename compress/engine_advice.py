@@ -83,7 +83,7 @@ def _onnx_runtime(found: Inspection) -> str:
         return "opens sparse initializers, writes the zeros out at load and computes with them: no faster than dense"
     if _INTEGER_KINDS & kinds.keys():
         return "runs the integers, computes with the zeros: sparsity gains nothing"
-    return "computes with the zeros: the same speed as dense"
+    return "runs it as dense" if found.sparsity < _FEW else "computes with the zeros: the same speed as dense"
 
 
 def _deepsparse(found: Inspection) -> str:
@@ -101,6 +101,8 @@ def _openvino(found: Inspection) -> str:
         return "does not open sparse initializers: convert to dense first"
     if found.sparsity >= _HALF and _INTEGER_KINDS & kinds.keys():
         return "reads dense zeros; may keep int8 weights sparse in memory (its sparse decompression), else as dense"
+    if found.sparsity < _FEW:
+        return "runs it as dense"
     return "reads dense zeros and computes with them; its sparse decompression is for int8 weights"
 
 

@@ -3,6 +3,10 @@
 The published code saves `<cache>/<metric>.npy`: the values of all linears inside the decoder blocks, block after block in
 the order of the model's modules (haiquanlu/AlphaPruning, lib/prune.py). The file does not say which model it is of; the
 Hugging Face directory given with --config does, and the count must fit it. The metric is the file's name.
+
+The order is that of the transformers release that measured: until 4.30 a Llama block listed down_proj before up_proj, later
+ones up_proj before down_proj. The published caches do not say, so single values of these two may be swapped; means over
+blocks, which the published code allocates by, are the same either way.
 """
 
 import math
@@ -30,6 +34,7 @@ NAMES: Final = {
     "alpha_weighted": "alpha_hat",
     "random_distance": "rand_distance",
 }
+ORDER: Final = "this model's; a cache of transformers before 4.31 has up_proj and down_proj of a Llama block swapped"
 _MAGIC: Final = b"\x93NUMPY"
 _MOST: Final = 1 << 20  # matrices of a model
 
@@ -61,7 +66,12 @@ def bring_in(source: Path, directory: Path, options: ImportOptions, report: Repo
         LayerScore(linear.name, linear.block, linear.shape, {metric: float(value)})
         for linear, value in zip(linears, values, strict=True)
     )
-    measured = {"imported": f"AlphaPruning cache {source.name}", "sha256": sha256_file(source), "tailcut": __version__}
+    measured = {
+        "imported": f"AlphaPruning cache {source.name}",
+        "order": ORDER,
+        "sha256": sha256_file(source),
+        "tailcut": __version__,
+    }
     scores = LayerScores(checkpoint.fingerprint(), layers, checkpoint.total_parameters(), measured)
     return Brought({"name": source.name}, scores=scores)
 

@@ -11,8 +11,8 @@ from tailcut.progress import console
 
 if TYPE_CHECKING:
     from tailcut.bench.clients import Client
-    from tailcut.bench.peers import Peer
     from tailcut.bench.engines import Engine
+    from tailcut.bench.peers import Peer
 
 app = typer.Typer(
     no_args_is_help=True, help="List engines and clients, install the environment of one, show where it is."

@@ -3,11 +3,10 @@
 Every text in it is escaped: model names, notes and reasons come from files.
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tailcut import __version__
+from tailcut import __version__, progress
 from tailcut.allocation import LayerScores
 from tailcut.bench import tables
 from tailcut.bench.load_tables import load_tables
@@ -23,12 +22,10 @@ from tailcut.results import BenchResult, RecoveryResult, Verdict
 
 def summary(result: BenchResult, verdict: Verdict | None) -> None:
     """Print the tables that matter to stdout."""
-    from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    # in a log there is no terminal to wrap for
-    console = Console() if sys.stdout.isatty() else Console(width=130)
+    console = progress.tables()
     for table in _console_tables(result, verdict):
         shown = RichTable(title=Text(table.title), title_justify="left")
         for name in table.header:

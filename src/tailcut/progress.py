@@ -1,4 +1,4 @@
-"""Progress of long work: a live bar on a terminal, plain lines elsewhere, always on stderr.
+"""What is shown of work: progress on stderr, a live bar on a terminal and plain lines elsewhere; tables on stdout.
 
 Library code never prints. It calls a `Reporter` it was given; `silent` is the default.
 """
@@ -7,7 +7,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_WIDTH: Final = 160  # columns of a table in a file or a log, where there is no terminal to wrap for
 
 
 class Reporter(Protocol):
@@ -30,6 +35,13 @@ def console(*, quiet: bool = False) -> Iterator[Reporter]:
             yield reporter
     else:
         yield _Lines()
+
+
+def tables() -> "Console":
+    """Where a command prints its tables: as wide as the terminal; in a log wide enough to keep a name in one line."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=_WIDTH)
 
 
 class _Lines:

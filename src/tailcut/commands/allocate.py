@@ -14,7 +14,7 @@ from tailcut.commands._options import CalibrationText, Planning, expanded
 from tailcut.cost import CostTable
 from tailcut.errors import InputError
 from tailcut.files import require_absent
-from tailcut.progress import console
+from tailcut.progress import console, tables
 
 if TYPE_CHECKING:
     from tailcut.compress.searches import Task
@@ -160,7 +160,6 @@ def _budget(planning: Planning) -> Budget:
 
 
 def _show(scores: LayerScores, allocation: Allocation, out: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     metric = allocation.provenance.get("metric")
@@ -178,7 +177,7 @@ def _show(scores: LayerScores, allocation: Allocation, out: Path) -> None:
         table.add_row(
             str(block), *score, f"{mean:.4f}", f"{min(cut):.4f}", f"{max(cut):.4f}", *[f"{bits:.2f}" for _ in rounded]
         )
-    Console().print(table)
+    tables().print(table)
     prunable = {layer.name: layer.parameters for layer in scores.layers}
     overall = allocation.sparsity(prunable)
     whole = overall * sum(prunable.values()) / max(1, scores.total_parameters)

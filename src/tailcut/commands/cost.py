@@ -8,7 +8,7 @@ import typer
 from tailcut import codec
 from tailcut.errors import InputError
 from tailcut.files import require_absent
-from tailcut.progress import console
+from tailcut.progress import console, tables
 
 if TYPE_CHECKING:
     from tailcut.cost import CostTable
@@ -72,7 +72,6 @@ def _fractions(text: str) -> tuple[float, ...]:
 
 
 def _show(table: "CostTable", output: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     patterns = list(dict.fromkeys(entry.pattern for entry in table.entries))
@@ -81,7 +80,7 @@ def _show(table: "CostTable", output: Path) -> None:
     for shape, precision in dict.fromkeys((entry.shape, entry.precision) for entry in table.entries):
         cells = (costs.get((shape, precision, pattern), "") for pattern in patterns)
         shown.add_row(f"{shape[0]} x {shape[1]}", precision, *cells)
-    Console().print(shown)
+    tables().print(shown)
     print(f"{output}: milliseconds a product on {table.engine}, {table.threads} threads")
     for precision, ms in table.fixed_ms.items():
         print(f"a dense {precision} decode step spends {ms:.3f} ms outside of them")

@@ -8,7 +8,7 @@ import typer
 
 from tailcut import codec
 from tailcut.manifest import Manifest, try_manifest, verify
-from tailcut.progress import console
+from tailcut.progress import console, tables
 
 if TYPE_CHECKING:
     from tailcut.compress.inspection import Inspection
@@ -62,7 +62,6 @@ def _package(directory: Path, json: bool) -> None:
     if json:
         print(codec.to_json(manifest), end="")
         return
-    from rich.console import Console
     from rich.table import Table
 
     rounded = any(layer.error for layer in manifest.layers.values())
@@ -73,7 +72,7 @@ def _package(directory: Path, json: bool) -> None:
         cells = (f"{layer.shape[0]} x {layer.shape[1]}", str(layer.plan.pattern), f"{layer.sparsity:.4f}")
         bits = [str(layer.plan.bits or "")] if given else []
         table.add_row(name, *cells, *bits, *([f"{layer.error:.2%}"] if rounded else []))
-    Console().print(table)
+    tables().print(table)
     size = sum(entry.size_bytes for entry in manifest.files.values())
     print(f"block linears: {manifest.sparsity:.4f} zeros of {manifest.prunable_parameters:,} weights")
     print(f"whole model:   {manifest.whole_model_sparsity:.4f} zeros of {manifest.total_parameters:,} weights")
@@ -83,7 +82,6 @@ def _package(directory: Path, json: bool) -> None:
 
 
 def _show(found: "Inspection") -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("matrix", "shape", "sparsity", "N:M", "dense MB", "bitmask MB", "stored", "bits")
@@ -91,7 +89,7 @@ def _show(found: "Inspection") -> None:
         shape = f"{layer.shape[0]} x {layer.shape[1]}"
         sizes = (f"{layer.dense_bytes / 1e6:.2f}", f"{layer.bitmask_bytes / 1e6:.2f}", layer.kind, str(layer.bits))
         table.add_row(name, shape, f"{layer.sparsity:.4f}", layer.group or "", *sizes)
-    Console().print(table)
+    tables().print(table)
     kinds = Counter(layer.kind for layer in found.layers.values())
     if set(kinds) != {"dense"}:
         counted = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
@@ -108,7 +106,6 @@ def _show(found: "Inspection") -> None:
 
 def _quantised(directory: Path, manifest: Manifest | None) -> None:
     """Bits and errors of the matrices that have integers, each read and checked."""
-    from rich.console import Console
     from rich.table import Table
 
     from tailcut.sidecar import open_sidecars
@@ -121,7 +118,7 @@ def _quantised(directory: Path, manifest: Manifest | None) -> None:
         output = "" if layer.output_error is None else f"{layer.output_error:.3%}"
         table.add_row(name, str(layer.plan.bits), f"{layer.error:.2%}", output)
     if sidecars:
-        Console().print(table)
+        tables().print(table)
 
 
 def _origin(manifest: Manifest) -> str:

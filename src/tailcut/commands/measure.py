@@ -9,7 +9,7 @@ from tailcut import codec
 from tailcut.commands._options import CalibrationText, expanded
 from tailcut.errors import InputError
 from tailcut.files import require_absent
-from tailcut.progress import console
+from tailcut.progress import console, tables
 
 if TYPE_CHECKING:
     from tailcut.allocation import LayerScores
@@ -19,7 +19,6 @@ def _list_metrics(wanted: bool) -> None:
     """The callback of --list: every metric with the first paragraph of its file."""
     if not wanted:
         return
-    from rich.console import Console
     from rich.table import Table
 
     from tailcut import plugins
@@ -29,7 +28,7 @@ def _list_metrics(wanted: bool) -> None:
     for name, metric in load_metrics(plugins.names(PACKAGE)).items():
         means = "prune more" if metric.SIGN > 0 else "prune less"
         table.add_row(name.replace("_", "-"), metric.NEEDS, means, _first_paragraph(metric))
-    Console().print(table)
+    tables().print(table)
     raise typer.Exit
 
 
@@ -104,7 +103,6 @@ def _require_spectra(names: list[str], spectra: Path | None) -> None:
 
 
 def _show(scores: "LayerScores", out: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     metrics = scores.measured["metrics"].split(",")
@@ -114,5 +112,5 @@ def _show(scores: "LayerScores", out: Path) -> None:
     table = Table("block", *metrics, title="mean over each block's matrices")
     for block, members in sorted(blocks.items()):
         table.add_row(str(block), *(f"{sum(m[name] for m in members) / len(members):.4f}" for name in metrics))
-    Console().print(table)
+    tables().print(table)
     print(f"{out}: {len(scores.layers)} matrices")

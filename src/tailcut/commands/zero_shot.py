@@ -9,7 +9,7 @@ from tailcut import codec
 from tailcut.accuracy import Row, ZeroShot
 from tailcut.errors import InputError
 from tailcut.files import require_absent
-from tailcut.progress import console
+from tailcut.progress import console, tables
 
 ALL = "boolq,rte,winogrande,arc_easy,openbookqa"
 
@@ -61,13 +61,12 @@ def command(
 
 def show(result: ZeroShot) -> None:
     """The table on stdout: percent, standard errors in points, recovery of the dense accuracy."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("model", "task", "metric", "items", "accuracy %", "change (points)", "gained / lost", "recovery %")
     for row in result.rows:
         table.add_row(row.model, row.task, row.metric, str(row.items), *_cells(row), end_section=row.task == "mean")
-    Console().print(table)
+    tables().print(table)
     limit = result.settings.get("limit")
     said = "all items" if limit is None else f"the first {limit} items of each task"
     print(f"± standard error; change: over the same items, less the first model; mean: over tasks, by acc; {said}")

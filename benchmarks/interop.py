@@ -61,6 +61,12 @@ def run(options: argparse.Namespace) -> None:
                 result["references"][model] = reference(options, model, ids, report)
                 save(result, options.result)
         for name, model, layout in plan(options):
+            target = clients.load(name).TARGET
+            if options.prepare:
+                written(options, target, model, layout, report)
+                continue
+            if options.prepared and not directory_of(options, target, model, layout).is_dir():
+                continue
             done = {(row["client"], row["model"], row["layout"]) for row in result["rows"]}
             if (name, model, layout) not in done:
                 report("interop", len(done), 0, f"{name} {model} {layout}")
@@ -142,9 +148,7 @@ def reference(options: argparse.Namespace, model: str, ids: list[int], report: R
 def written(options: argparse.Namespace, target: str, model: str, layout: str, report: Reporter) -> Path:
     """The directory of a target, made when it is not there."""
     source = interop_models.model_of(model, options.model, options.out)
-    if target == clients.HF:
-        return source
-    out: Path = options.out / "packages" / f"{model}-{target}-{layout}"
+    out = directory_of(options, target, model, layout)
     if out.is_dir():
         return out
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -156,6 +160,14 @@ def written(options: argparse.Namespace, target: str, model: str, layout: str, r
         export(
             source, out, target=target, layout="bitmask" if layout == "bitmask" else "dense", check=False, report=report
         )
+    return out
+
+
+def directory_of(options: argparse.Namespace, target: str, model: str, layout: str) -> Path:
+    """Where it lies, or will."""
+    if target == clients.HF:
+        return interop_models.model_of(model, options.model, options.out)
+    out: Path = options.out / "packages" / f"{model}-{target}-{layout}"
     return out
 
 
@@ -180,6 +192,10 @@ def main() -> None:
     measure.add_argument("--threads", type=int, default=2)
     measure.add_argument("--timeout", type=float, default=600.0, help="seconds for one answer of a client")
     measure.add_argument("--fresh", action="store_true", help="forget the rows of an earlier run")
+    measure.add_argument(
+        "--prepare", action="store_true", help="write the packages only, so that rows can be quiet later"
+    )
+    measure.add_argument("--prepared", action="store_true", help="leave out rows whose package is not there yet")
     table = actions.add_parser("table", help="render a result")
     table.add_argument("result", type=Path)
     options = parser.parse_args()

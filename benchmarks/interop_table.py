@@ -74,7 +74,7 @@ def _failures(result: Mapping[str, Any]) -> list[str]:
     head = ["client", "layout", "model", "its own message", "cause"]
     lines = [markdown_row(head), "|" + " --- |" * len(head)]
     for row in failed:
-        said = " ".join(str(row["message"]).split()).replace("|", "\\|")[:400]
+        said = " ".join(str(row["message"]).split())[:400]
         named = [row["client"], row["layout"], MODELS[row["model"]]]
         lines.append(markdown_row([*named, said, row.get("cause") or cause(said)]))
     return ["\n".join(lines)]

@@ -27,6 +27,7 @@ import cpu_quality
 import cpu_rows
 import gate_errors
 import gate_errors_table
+import interop_table
 import numpy as np
 import oracles_table
 
@@ -47,6 +48,7 @@ DOCUMENTS = (
     "docs/recovery.md",
     "docs/structured-pruning.md",
     "docs/zero-shot.md",
+    "docs/interop.md",
 )
 _SLOT = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
@@ -130,6 +132,12 @@ def rows(file: str) -> str:
 def deployed_quality() -> str:
     """Perplexity through the kernels against the same stored weights."""
     return cpu_quality.render(json.loads((RESULTS / "cpu_quality.json").read_bytes()))
+
+
+def interop() -> str:
+    """Every foreign client on every layout."""
+    path = RESULTS / "interop.json"
+    return interop_table.render(json.loads(path.read_bytes())) if path.is_file() else "No results are committed yet."
 
 
 def esd() -> str:
@@ -270,6 +278,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cpu_rows_avx512": partial(rows, "cpu_rows_avx512.json"),
     "cpu_quality": deployed_quality,
     "esd": esd,
+    "interop": interop,
     "gpu_products": gpu_products,
     "gpu_crossover": gpu_crossover,
     "gpu_decode": gpu_decode,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tailcut import codec
+from tailcut.errors import InputError
 from tailcut.progress import Reporter, console
 
 if TYPE_CHECKING:
@@ -98,6 +99,9 @@ def command(
     ] = None,
     context: Annotated[int, typer.Option(help="deepsparse only: tokens the cache holds, the new one included.")] = 256,
     prompt: Annotated[int, typer.Option(help="deepsparse only: tokens of one prefill run.")] = 128,
+    engine_cache: Annotated[
+        bool, typer.Option("--engine-cache", help="deepsparse only: also cached.onnx, whose cache the engine keeps.")
+    ] = False,
     no_check: Annotated[
         bool, typer.Option("--no-check", help="Skip the comparison with torch (for models torch cannot hold here).")
     ] = False,
@@ -121,7 +125,9 @@ def command(
         )
         storage = targets.load(name).settle(asked)
         if targets.load(name).VARIANT == "deepsparse":
-            manifest = _static(model, out, context, prompt, not no_check, overwrite, report)
+            manifest = _static(model, out, context, prompt, engine_cache, not no_check, overwrite, report)
+        elif engine_cache:
+            raise InputError(f"--engine-cache belongs to --target deepsparse, not {name}; leave it out")
         else:
             from tailcut.export.run import export_as
 
@@ -133,12 +139,26 @@ def command(
 
 
 def _static(
-    model: Path, out: Path, context: int, prompt: int, check: bool, overwrite: bool, report: Reporter
+    model: Path,
+    out: Path,
+    context: int,
+    prompt: int,
+    engine_cache: bool,
+    check: bool,
+    overwrite: bool,
+    report: Reporter,
 ) -> "Manifest":
     from tailcut.export.static import export_deepsparse
 
     return export_deepsparse(
-        model, out, context=context, prompt=prompt, check=check, overwrite=overwrite, report=report
+        model,
+        out,
+        context=context,
+        prompt=prompt,
+        engine_cache=engine_cache,
+        check=check,
+        overwrite=overwrite,
+        report=report,
     )
 
 

@@ -185,14 +185,35 @@ def second_moments(model_dir: Path, tokens: Any, linears: Sequence[Linear]) -> d
     return found
 
 
+def first_blocks(model_dir: Path, count: int, out: Path) -> Path:
+    """The model without its later decoder blocks, in `out`: layer errors stay real, perplexity means nothing."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if not (out / "config.json").is_file():
+        options: dict[str, Any] = {"local_files_only": True}
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            model_dir, num_hidden_layers=count, dtype=torch.float32, **options
+        )
+        AutoTokenizer.from_pretrained(model_dir, **options).save_pretrained(out)
+        model.save_pretrained(out, safe_serialization=True)
+    return out
+
+
 def run(options: argparse.Namespace) -> None:
     began = time.perf_counter()
     if reason := peers.load("sparseml").available():
         raise SystemExit(f"sparseml: {reason}")
     torch.set_num_threads(options.threads)
+    if options.blocks:
+        options.model = first_blocks(
+            options.model, options.blocks, options.work / f"{options.model.name}-first{options.blocks}"
+        )
     windows = tokenise(options.model, read_text(options.text), options.context, options.windows)[0]
     what = "SparseML 1.8 against tailcut on the same calibration tokens: one-shot, no recovery"
-    table = Table(options.output, head_of(what, options, windows) | {"owl": {"m": OWL_M, "lambda": OWL_LAMBDA}})
+    table = Table(
+        options.output,
+        head_of(what, options, windows) | {"owl": {"m": OWL_M, "lambda": OWL_LAMBDA}, "blocks": options.blocks},
+    )
     bench = Bench(options)
     if "dense" not in table.data["rows"]:
         table.add("dense", score(options.model, {options.context: windows}, "cpu", options.batch_tokens))
@@ -223,15 +244,20 @@ def render(content: dict[str, Any]) -> str:
             cells = [
                 variant,
                 side,
-                _perplexity(row, ours, context),
+                "" if content.get("blocks") else _perplexity(row, ours, context),
                 f"{row['layer_error']:.4f}",
                 f"{row['sparsity']:.4f}",
             ]
             lines.append(markdown_row([*cells, "" if same is None else f"{same:.1%}", f"{row['cut_s']:.0f}"]))
     cal, machine = content["calibration"], content["machine"]
+    quality = (
+        "only these blocks, so no perplexity"
+        if content.get("blocks")
+        else f"dense {rows['dense'][f'ppl_{context}']:.2f}; the first {content['windows']} windows of {context} tokens of "
+        f"{content['text']['name']}"
+    )
     note = (
-        f"{content['model']['name']}, dense {rows['dense'][f'ppl_{context}']:.2f}; the first {content['windows']} windows of "
-        f"{context} tokens of {content['text']['name']}; calibration {cal['samples']} x {cal['seqlen']} tokens of {cal['file']}, "
+        f"{content['model']['name']}, {quality}; calibration {cal['samples']} x {cal['seqlen']} tokens of {cal['file']}, "
         f"seed {cal['seed']}, the same token ids on both sides; OWL with M {content['owl']['m']} and lambda "
         f"{content['owl']['lambda']} on both. In brackets: nats a token above ours over the same windows and the standard error. "
         f"Seconds on a shared machine, no benchmark. {machine['cpu']}, commit {machine['commit']}."
@@ -261,6 +287,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     action.add_argument("--seed", type=int, default=0)
     action.add_argument("--context", type=int, default=512)
     action.add_argument("--windows", type=int, default=40)
+    action.add_argument("--blocks", type=int, help="only the model's first so many decoder blocks (no perplexity then)")
     action.add_argument("--threads", type=int, default=2)
     action.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     action.add_argument("--sides", nargs="+", default=list(SIDES), choices=SIDES)

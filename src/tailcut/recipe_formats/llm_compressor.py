@@ -1,8 +1,8 @@
 """llm-compressor: SparseGPTModifier or WandaPruningModifier with a list of sparsities, one for each target.
 
 Read in its source at 0.14 and run with 0.14.0.1 on blocks, single matrices and mixed N:M. A list is matched with the
-targets in the order of `model.named_modules()`. Its own OWL is another matter: its inference returns a mapping that the
-modifier then compares with the targets and hands on whole, so a list from outside is how layers get unequal sparsities.
+targets in the order of `model.named_modules()`. Its own OWL fails in that version before it begins ("Cannot invoke event
+before initializing"), so a list from outside is how layers get unequal sparsities.
 """
 
 from typing import Final

@@ -21,6 +21,7 @@ from tailcut.bench.worker import Launch, Worker
 from tailcut.errors import InputError
 
 HF: Final = "hf"  # the Hugging Face directory itself, no export
+PACKED: Final = "compressed-tensors"  # what `tailcut pack --format compressed-tensors` writes
 
 
 class Client(Protocol):
@@ -30,7 +31,7 @@ class Client(Protocol):
     `install(*, base: Path | None, overwrite: bool, report: Reporter) -> Path`, which makes it and returns where it is.
     """
 
-    TARGET: str  # the target of `tailcut export` whose output it opens, or HF
+    TARGET: str  # the target of `tailcut export` whose output it opens, or HF or PACKED
     LICENCE: str  # the client's licence
     RECIPE: Recipe | None  # its environment; None: tailcut's own interpreter, or `install`
 

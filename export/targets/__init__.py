@@ -12,6 +12,7 @@ from tailcut import plugins
 from tailcut.errors import InputError
 from tailcut.export.forms import Layout
 from tailcut.export.layouts import Storage, storage
+from tailcut.export.quantise import HALVES
 from tailcut.export.spec import DecoderSpec
 
 Variant = Literal["onnx", "deepsparse"]
@@ -69,7 +70,9 @@ def named(target: str | None, variant: str | None) -> str:
 
 def settled(target: str, asked: Asked, layouts: tuple[Layout, ...], *, fused: bool = False) -> Storage:
     """Storage in the target's best layout, or the one asked for; `fused`: whether its readers use fused.onnx."""
-    layout = asked.layout or layouts[0]
+    if asked.weights in HALVES and "bitmask" not in layouts:
+        raise InputError(f"--target {target} reads float32 and integer matrices; leave out --weights {asked.weights}")
+    layout = asked.layout or ("bitmask" if asked.weights in HALVES else layouts[0])
     chosen = storage(layout, asked.weights, asked.head, asked.activation_bits, asked.kv_cache)
     if layout not in layouts:
         raise InputError(f"--target {target} reads the {' or '.join(layouts)} layout only; leave out --layout {layout}")

@@ -3,6 +3,9 @@
 What its loop needs: the names of inputs and outputs, the cache's shape (one for all blocks), the ids that end a text, and
 `past_present_share_buffer` off: with it on, genai would hand in a cache of full length whose tail model.onnx takes for text.
 Sliding windows are in the graph's own mask, so genai is told of none.
+
+The layout is dense: ONNX Runtime maps such a file, but unpacks a bitmask one at every start (SmolLM2-135M at 50 %: seconds
+against half a minute, 0.8 against 4.8 GB; docs/targets.md).
 """
 
 from collections.abc import Mapping
@@ -19,7 +22,7 @@ from tailcut.kernels.package import MODEL_NAME
 
 SUMMARY: Final = "onnxruntime-genai: genai_config.json for its own search loop and tokenizer."
 VARIANT: Final[Variant] = "onnx"
-LAYOUTS: Final[tuple[Layout, ...]] = ("bitmask", "dense")
+LAYOUTS: Final[tuple[Layout, ...]] = ("dense", "bitmask")
 CONFIG_NAME: Final = "genai_config.json"
 # model types that genai 0.18 has a name for; all run one decoder graph, so `decoder` serves every other family
 _TYPES: Final = frozenset({"gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3"})

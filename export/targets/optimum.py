@@ -2,7 +2,8 @@
 
 It opens the one file called model.onnx, takes every input with .key or .value in its name as the cache and hands the past in
 that order. For the first run it makes an empty past whose shape it takes from config.json by rules of its own, stated in
-`unfit`; a graph of another shape would be refused by ONNX Runtime at the first token.
+`unfit`; a graph of another shape would be refused by ONNX Runtime at the first token. The layout is dense, for the reason
+that the genai target gives.
 """
 
 from pathlib import Path
@@ -16,7 +17,7 @@ from tailcut.export.targets._json import read_json, write_json
 
 SUMMARY: Final = "optimum's ORTModelForCausalLM, with the transformers 4 that it needs."
 VARIANT: Final[Variant] = "onnx"
-LAYOUTS: Final[tuple[Layout, ...]] = ("bitmask", "dense")
+LAYOUTS: Final[tuple[Layout, ...]] = ("dense", "bitmask")
 # model types whose config it asks for head_dim, and for num_key_value_heads; optimum-onnx 0.1.0, modeling_decoder.py
 _OWN_HEAD_DIM: Final = frozenset({"gemma3_text"})
 _OWN_KV_HEADS: Final = frozenset({"gemma3_text", "llama", "mistral", "qwen2", "qwen3"})

@@ -117,9 +117,10 @@ def allocation_of(found: Inspection | Manifest) -> Allocation:
 
 
 def _refuse_own(source: Path) -> None:
-    if not (source / MANIFEST_NAME).is_file():
+    where = source.parent if source.suffix == ".onnx" and source.is_file() else source
+    if not (where / MANIFEST_NAME).is_file():
         return
-    if any(source.glob("*.onnx")):
+    if any(where.glob("*.onnx")):
         raise InputError(f"{source}: is a package of tailcut's already; `tailcut convert` changes its layout")
     if is_packed(source):
         raise InputError(f"{source}: is a packed directory of tailcut's; `tailcut unpack` writes it plain")

@@ -342,3 +342,18 @@ def test_cycles_end_and_rubbish_is_no_graph(tmp_path: Path, tailcut: Tailcut) ->
     code, _, errors = tailcut("import", tmp_path / "rubbish.onnx", "-o", tmp_path / "out")
     assert code == 2
     assert "not an ONNX file" in errors
+
+
+def test_our_own_package_is_not_imported(tiny_model: TinyModel, tmp_path: Path, tailcut: Tailcut) -> None:
+    assert tailcut("export", tiny_model("gpt2"), "-o", tmp_path / "p", "--no-check")[0] == 0
+    for path in (tmp_path / "p", tmp_path / "p" / "model.onnx"):
+        code, _, errors = tailcut("import", path, "-o", tmp_path / "m")
+        assert code == 2
+        assert "`tailcut convert` changes its layout" in errors
+
+
+def test_the_formats_are_listed(tailcut: Tailcut) -> None:
+    code, shown, _ = tailcut("import", "--list")
+    assert code == 0
+    for name in ("alphapruning-cache", "compressed-tensors", "gguf", "huggingface", "onnx-sparseml"):
+        assert f"{name}  " in shown

@@ -94,6 +94,7 @@ def export_deepsparse(
         copy_side_files(model_dir, directory)
         details: Details = {
             "variant": "deepsparse",
+            "target": "deepsparse",
             "layout": "dense",
             "opset": OPSET,
             "context": context,

@@ -137,7 +137,7 @@ def _gguf_file(path: Path, report: Reporter) -> Inspection:
 def _dequantised(model: _gguf.GgufModel, name: str, path: Path) -> _gguf.Float32:
     try:
         return _gguf.dequantise(model, name)
-    except (NotImplementedError, ValueError) as error:
+    except (RuntimeError, ValueError) as error:
         raise InputError(f"{path}: tensor {name} cannot be dequantised ({error})") from error
 
 

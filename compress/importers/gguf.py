@@ -76,7 +76,7 @@ def _write_own(source: Path, directory: Path, texts: Mapping[str, Any], family: 
     names = _gguf.groups(model, _BLOCKS_A_SHARD)
     try:
         write_shards(directory, family.dequantised(model, names), len(names), report)
-    except (NotImplementedError, ValueError, ZeroDivisionError) as error:
+    except (RuntimeError, ValueError, ZeroDivisionError) as error:
         raise InputError(f"{source}: a tensor cannot be dequantised ({error})") from error
     for name, body in texts.items():
         write_json(directory / name, body, indent=None)

@@ -180,3 +180,15 @@ def test_flipped_bytes_never_end_in_anything_but_a_sentence(tmp_path: Path) -> N
         except InputError:
             continue
         assert sum(tensor.size_bytes for tensor in found.tensors.values()) >= 0
+
+
+def test_a_type_that_cannot_be_dequantised_is_named(tmp_path: Path, tailcut: Tailcut) -> None:
+    """GGUF knows integer tensors, the gguf package decodes none of them."""
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_tensor("blk.0.ffn_up.weight", np.ones((32, 32), np.int32))
+    for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
+        step()
+    code, shown, errors = tailcut("inspect", tmp_path / "m.gguf")
+    assert code == 2
+    assert "cannot be dequantised" in errors
+    assert "Traceback" not in shown + errors

@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 VENV=${VENV:-.venv}
 OUT=${OUT:-build/interop}
 MODEL=${MODEL:-$OUT/model}
-for client in web genai openvino-int8 deepsparse compressed-tensors transformers4 optimum; do
+for client in web genai openvino-int8 deepsparse compressed-tensors transformers4 optimum sparseml; do
     "$VENV/bin/tailcut" engines install "$client" || echo "interop: $client cannot be installed here; its rows will say so"
 done
 "$VENV/bin/python" -m pytest -m interop -rs tests

@@ -22,6 +22,7 @@ HEAVY = {"torch", "transformers", "accelerate", "datasets"}
 CALLERS = (
     "src/tailcut/commands/",
     "src/tailcut/pipeline.py",
+    "src/tailcut/pipeline_work.py",
     "src/tailcut/sweep.py",
     "src/tailcut/sweep_work.py",
     "src/tailcut/fleet.py",

@@ -16,7 +16,8 @@ import pytest
 
 from tailcut.errors import InputError
 from tailcut.manifest import read_manifest
-from tailcut.pipeline import Run, plan
+from tailcut.pipeline import plan
+from tailcut.pipeline_work import Run
 from tailcut.recipe import Recipe
 from tailcut.stages import Stage, run_stages
 

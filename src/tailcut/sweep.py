@@ -21,7 +21,7 @@ from tailcut import codec
 from tailcut.checkpoint import Checkpoint
 from tailcut.errors import InputError, MissingEnvironmentError
 from tailcut.files import held
-from tailcut.pipeline import require_plannable
+from tailcut.pipeline_work import require_plannable
 from tailcut.progress import Reporter, silent
 from tailcut.sweep_grid import Cut, Grid
 from tailcut.sweep_points import SweepJournal, SweepPoint

@@ -19,7 +19,8 @@ from tailcut.codec import FORBID_EXTRA
 from tailcut.errors import InputError, MissingEnvironmentError, TailcutError
 from tailcut.files import write_file
 from tailcut.manifest import MANIFEST_NAME
-from tailcut.pipeline import Run, calibration_of, export_static, plan, static_reason, workload_of
+from tailcut.pipeline import plan
+from tailcut.pipeline_work import Run, calibration_of, export_static, static_reason, workload_of
 from tailcut.progress import Reporter
 from tailcut.quantised import Precision
 from tailcut.results import Machine, Quality, Ratio

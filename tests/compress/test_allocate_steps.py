@@ -10,7 +10,8 @@ from tailcut import codec
 from tailcut.allocation import NM, Allocation, Budget, Dense, LayerScore, LayerScores, Unstructured
 from tailcut.cost import Cost, CostTable
 from tailcut.errors import InputError
-from tailcut.pipeline import Run, _allocate, plan
+from tailcut.pipeline import plan
+from tailcut.pipeline_work import Run, do_allocate
 from tailcut.recipe import make_recipe, read_recipe, with_paths
 from tailcut.results import Machine
 
@@ -125,7 +126,7 @@ def test_a_recipe_by_speed_is_whole(keys: dict[str, object]) -> None:
 def test_a_run_allocates_by_speed_and_again_when_the_table_changes(scores: Path, cost: Path, tmp_path: Path) -> None:
     keys = {"model": "m", "allocator": "latency", "speedup": 1.6, "cost": str(cost)}
     state = Run(make_recipe(keys, "flags"), tmp_path)
-    _allocate(state)
+    do_allocate(state)
     assert plans(tmp_path / "allocation.json").provenance["precision"] == "float32"
     before = {stage.name: stage.settings for stage in plan(state, "f00d")}
     table = codec.load(CostTable, cost)

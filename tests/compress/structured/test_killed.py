@@ -45,7 +45,7 @@ def test_kill_9_at_six_random_file_operations(tiny_model: TinyModel, text: Path,
 @pytest.mark.slow
 @pytest.mark.parametrize("units", ["heads,mlp", "blocks"])
 @pytest.mark.parametrize("name", ["gemma2", "gpt2"])
-def test_kill_9_at_every_second_file_operation(
+def test_kill_9_at_twenty_random_file_operations(
     name: str, units: str, tiny_model: TinyModel, text: Path, tmp_path: Path
 ) -> None:
     kills = kill(tiny_model(name), text, tmp_path, "mlp" if name == "gpt2" and units != "blocks" else units, 20)

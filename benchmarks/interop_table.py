@@ -13,6 +13,8 @@ CAUSES = {
     "not on the path": "not run: the client's program is not on this machine",
     "fuse_cached_concat_gemm": "DeepSparse cannot keep the cache of heads that share keys and values itself",
     "do not fit the cache": "refused before the first step: a full cache gives other logits without an error",
+    "std::bad_alloc": "most likely the 4 GB that WebAssembly can address: function bodies are expanded while it loads; the "
+    "dense layout of the same model loads (`--target web --layout dense`)",
     "Where(": "the client has no kernel for an operator of the graph",
 }
 _UNKNOWN = "not looked into"

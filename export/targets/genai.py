@@ -58,9 +58,10 @@ def _token(name: str, value: object) -> int | list[int]:
 
 def _model(spec: DecoderSpec, tokens: Mapping[str, Any]) -> dict[str, Any]:
     known = {name: _token(name, tokens[name]) for name in _TOKENS if name in tokens}
-    if "eos_token_id" in known:
-        end = known["eos_token_id"]
-        known.setdefault("pad_token_id", end[0] if isinstance(end, list) else end)
+    end = known.get("eos_token_id", [])
+    # genai hides pads at the ends of a prompt: a prompt that ends with the end token must not lose it
+    if known.get("pad_token_id", -1) in (-1, *(end if isinstance(end, list) else [end])):
+        known["pad_token_id"] = spec.vocab - 1
     return {
         "type": spec.family if spec.family in _TYPES else _OTHER,
         "context_length": spec.max_positions,

@@ -9,6 +9,7 @@ import pytest
 
 from tailcut.bench import clients
 from tailcut.bench.worker import WorkerError
+from tailcut.errors import MissingEnvironmentError
 from tailcut.export.run import export
 
 TinyModel = Callable[..., Path]
@@ -41,15 +42,20 @@ def package(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def _cut(model: Path, out: Path, share: float) -> Path:
+    """A copy of a model directory with the smallest weights of every matrix inside the blocks set to zero."""
     from safetensors.numpy import load_file, save_file
 
     for path in model.iterdir():
         (out / path.name).write_bytes(path.read_bytes())
-    tensors = load_file(model / "model.safetensors")
-    for name, array in tensors.items():
-        if ".layers." in name and array.ndim == 2:
-            tensors[name] = np.where(np.abs(array) <= np.quantile(np.abs(array), share), 0, array).astype(np.float32)
-    save_file(tensors if share else load_file(model / "model.safetensors"), out / "model.safetensors", {"format": "pt"})
+    for path in out.glob("*.safetensors") if share else ():
+        tensors = load_file(path)
+        for name, array in tensors.items():
+            if ".layers." in name and array.ndim == 2:
+                sizes = np.abs(array.astype(np.float32))
+                small = sizes <= np.quantile(sizes, share)
+                tensors[name] = np.where(small, 0, array).astype(array.dtype)
+        save_file(tensors, path, {"format": "pt"})
+    (out / "manifest.json").unlink(missing_ok=True)  # it describes the files as they were
     return out
 
 
@@ -96,3 +102,34 @@ def test_a_clients_own_message_comes_through(package: Callable[..., Path], tmp_p
     (broken / "genai_config.json").write_text(text.replace("past_key_values.%d.key", "past.%d.key"))
     with pytest.raises(WorkerError, match=r"Missing Input: past_key_values\.0\.key"):
         clients.greedy("genai", broken, PROMPT, 4)
+
+
+@pytest.fixture(scope="module")
+def real_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M; skips where the package that holds its weights is not installed."""
+    from tailcut.compress.make_model import make_model, settings_of
+
+    out = tmp_path_factory.mktemp("models") / "smollm2-135m"
+    try:
+        make_model("smollm2-135m", out, settings_of())
+    except MissingEnvironmentError as error:
+        pytest.skip(str(error))
+    return out
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("cut", "weights"), [("dense", "float32"), ("half", "float32"), ("half", "int8")])
+@pytest.mark.parametrize("name", ["optimum", "genai", "openvino"])
+def test_a_real_model_says_the_same_in_every_client(
+    real_model: Path, tmp_path: Path, name: str, cut: str, weights: Any
+) -> None:
+    require(name)
+    (tmp_path / "cut").mkdir()
+    source = _cut(real_model, tmp_path / "cut", CUTS[cut])
+    for target in ("onnxruntime", name):
+        export(source, tmp_path / target, target=target, layout="dense", weights=weights, check=False)
+    wanted = clients.greedy("onnxruntime", tmp_path / "onnxruntime", PROMPT, COUNT, threads=2, timeout_s=900)
+    answer = clients.greedy(name, tmp_path / name, PROMPT, COUNT, threads=2, timeout_s=900)
+    assert len(answer["tokens"]) == COUNT
+    assert answer["tokens"] == wanted["tokens"]

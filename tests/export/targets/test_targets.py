@@ -132,7 +132,17 @@ def test_genai_takes_ids_from_the_generation_config_first(spec: Callable[..., De
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [7, 8]}')
     genai.finish(tmp_path, spec())
     model = json.loads((tmp_path / "genai_config.json").read_bytes())["model"]
-    assert (model["bos_token_id"], model["eos_token_id"], model["pad_token_id"]) == (4, [7, 8], 7)
+    assert (model["bos_token_id"], model["eos_token_id"], model["pad_token_id"]) == (4, [7, 8], 257)
+
+
+@pytest.mark.parametrize(("pad", "written"), [(8, 257), (9, 9)])
+def test_genai_never_pads_with_an_end_token(
+    spec: Callable[..., DecoderSpec], tmp_path: Path, pad: int, written: int
+) -> None:
+    """It hides pads at the ends of a prompt, so a prompt that ends with the end token would lose it."""
+    (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": [7, 8], "pad_token_id": pad}))
+    genai.finish(tmp_path, spec())
+    assert json.loads((tmp_path / "genai_config.json").read_bytes())["model"]["pad_token_id"] == written
 
 
 @pytest.mark.parametrize("value", ['"</s>"', "-1", "[]", "[3, true]", "1.5"])

@@ -1,6 +1,8 @@
 """onnxruntime-web, in a browser or under Node: ONNX Runtime compiled to WebAssembly.
 
-It opens what a plain ONNX Runtime opens; a download counts, so zeros are left out. The data file is handed to it by name.
+It opens what a plain ONNX Runtime opens, in the 4 GB that WebAssembly addresses: a bitmask package expands while it loads, and
+one of 106 M block weights did not fit. So dense comes first, and bitmask is for small models. The data file is handed to
+it by name.
 """
 
 from pathlib import Path
@@ -11,9 +13,9 @@ from tailcut.export.layouts import Storage
 from tailcut.export.spec import DecoderSpec
 from tailcut.export.targets import Asked, Variant, settled
 
-SUMMARY: Final = "onnxruntime-web under Node or in a browser: small download, dense speed."
+SUMMARY: Final = "onnxruntime-web under Node or in a browser: dense speed, models that fit 4 GB."
 VARIANT: Final[Variant] = "onnx"
-LAYOUTS: Final[tuple[Layout, ...]] = ("bitmask", "dense")
+LAYOUTS: Final[tuple[Layout, ...]] = ("dense", "bitmask")
 
 
 def settle(asked: Asked) -> Storage:

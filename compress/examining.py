@@ -56,6 +56,10 @@ def _ours(path: Path, report: Reporter) -> Inspection:
         raise InputError(
             f"{path}: not a file that tailcut knows; give a model directory, a package, an .onnx, .gguf or .npy file"
         )
+    if not (path / "config.json").is_file() and not any(path.glob("*.safetensors")):
+        raise InputError(
+            f"{path}: neither a model directory (no config.json, no .safetensors) nor a package; name one, or the file itself"
+        )
     found = inspect_directory(path, report)
     if is_packed(path):
         return replace(found, what="a bitmask-packed directory of tailcut's", format="packed")

@@ -171,6 +171,8 @@ def test_anything_else_is_a_sentence(name: str, tmp_path: Path, tailcut: Tailcut
     assert code == 2
     assert errors.splitlines()[-1].startswith("tailcut: ")
     assert "Traceback" not in shown + errors
+    if name == "empty":
+        assert "neither a model directory (no config.json, no .safetensors) nor a package" in errors
     with pytest.raises(InputError):
         examine(path)
 

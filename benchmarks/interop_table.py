@@ -29,7 +29,9 @@ def render(result: Mapping[str, Any]) -> str:
 def _rows(result: Mapping[str, Any]) -> str:
     head = ["client", "target", "layout", "model", "loads", "64 tokens equal", "sparse kernel", "tokens/s", "MB"]
     lines = [markdown_row(head), "|" + " --- |" * len(head)]
-    return "\n".join([*lines, *(markdown_row(_cells(row)) for row in result["rows"])])
+    order = list(MODELS)
+    rows = sorted(result["rows"], key=lambda row: (row["client"], row["layout"], order.index(row["model"])))
+    return "\n".join([*lines, *(markdown_row(_cells(row)) for row in rows)])
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

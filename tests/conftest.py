@@ -5,12 +5,20 @@ the argument `family` runs once for each family in FAMILIES. `tailcut(*arguments
 """
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+
+from tailcut.bench.gpu_device import gpu_problem
+
+# Without a GPU the Triton kernels run in Triton's interpreter, which is chosen when Triton is imported: transformers does
+# that too, so it is said here, before any test module is read
+if gpu_problem() is not None:
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 LLAMA_LIKE: Final[dict[str, Any]] = {
     "hidden_size": 32,

@@ -2,7 +2,6 @@
 
 import importlib
 import itertools
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,8 +16,6 @@ from tailcut.kernels.gpu.llama import Architecture
 from tailcut.kernels.gpu.weights import random_weights
 
 WORKERS = Path(__file__).parents[3] / "bench" / "workers"
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton is imported
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from tailcut.errors import MissingEnvironmentError
 from tailcut.files import new_directory, write_file
 from tailcut.progress import Reporter, silent
 
-_MARK = "installed.json"
+MARK = "installed.json"
 _PROBE_TIMEOUT_S = 120
 _PIP_TIMEOUT_S = 1800
 
@@ -56,19 +56,26 @@ def python_of(recipe: Recipe, base: Path | None = None) -> Path:
 
 def installed_reason(recipe: Recipe, base: Path | None = None) -> str | None:
     """None if the environment is there and made from this lock, else a sentence with the command that makes it."""
-    command = f"run `tailcut engines install {recipe.name}`"
-    mark = home(recipe, base) / _MARK
+    if reason := mark_reason(home(recipe, base), recipe.name, lock_hash(recipe)):
+        return reason
+    if not os.access(python_of(recipe, base), os.X_OK):
+        return f"its Python interpreter is gone; run `tailcut engines install {recipe.name}` --overwrite"
+    return None
+
+
+def mark_reason(directory: Path, name: str, lock_sha256: str) -> str | None:
+    """None if `directory` carries the mark of an environment made from this lock, else why not and what to do."""
+    command = f"run `tailcut engines install {name}`"
+    mark = directory / MARK
     if not mark.is_file():
         return f"its environment is not installed; {command}"
     try:
         made_from = json.loads(mark.read_bytes()).get("lock_sha256")
     except (OSError, ValueError, AttributeError):
-        return f"its environment is damaged ({_MARK} is unreadable); {command} --overwrite"
-    if made_from != lock_hash(recipe):
-        return f"its environment was made from another lock list; {command} --overwrite"
-    if not os.access(python_of(recipe, base), os.X_OK):
-        return f"its Python interpreter is gone; {command} --overwrite"
-    return None
+        return f"its environment is damaged ({MARK} is unreadable); {command} --overwrite"
+    return (
+        None if made_from == lock_sha256 else f"its environment was made from another lock list; {command} --overwrite"
+    )
 
 
 def lock_hash(recipe: Recipe) -> str:
@@ -97,7 +104,7 @@ def install(
         report("install", 2, 3, "probe")
         version = _run([inside, "-c", recipe.probe], "import the engine", _PROBE_TIMEOUT_S, recipe.environment)
         made = {"engine": recipe.name, "version": version.strip(), "lock_sha256": lock_hash(recipe)}
-        write_file(temporary / _MARK, json.dumps(made, indent=1).encode())
+        write_file(temporary / MARK, json.dumps(made, indent=1).encode())
         report("install", 3, 3, f"{recipe.name} {version.strip()}")
     return target
 

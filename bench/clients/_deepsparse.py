@@ -4,12 +4,12 @@ import os
 from pathlib import Path
 from typing import Final, Literal
 
+from tailcut.bench.clients._paths import DROP
 from tailcut.bench.engines import deepsparse as engine
 from tailcut.bench.environment import Recipe
 from tailcut.bench.worker import SCRIPTS, Launch
 
 RECIPE: Final[Recipe | None] = engine.RECIPE
-_DROP: Final = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "LD_PRELOAD")
 
 
 def available() -> str | None:
@@ -24,4 +24,4 @@ def launch_with(cache: Literal["external", "engine"], directory: Path, threads: 
     """The worker over `directory`, which holds decode.onnx and prefill.onnx, and cached.onnx for the engine's cache."""
     settings = {"directory": str(directory.resolve()), "threads": threads, "cache": cache}
     environment = dict(engine.RECIPE.environment) | {"NUM_CORES": str(threads), "PATH": os.defpath}
-    return Launch(where(), SCRIPTS / "deepsparse_client_worker.py", settings, environment, _DROP)
+    return Launch(where(), SCRIPTS / "deepsparse_client_worker.py", settings, environment, DROP)

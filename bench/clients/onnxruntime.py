@@ -3,12 +3,11 @@
 It runs in tailcut's own interpreter, whose onnxruntime is the plain wheel; the worker imports nothing of tailcut's.
 """
 
-import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 from tailcut.bench.clients import _paths
+from tailcut.bench.engines import onnxruntime as engine
 from tailcut.bench.environment import Recipe
 from tailcut.bench.worker import Launch
 
@@ -18,13 +17,11 @@ RECIPE: Final[Recipe | None] = None
 
 
 def available() -> str | None:
-    if find_spec("onnxruntime") is None:
-        return "the package onnxruntime is not installed; install tailcut with its dependencies"
-    return None
+    return engine.available()
 
 
 def where() -> str:
-    return sys.executable
+    return engine.where()
 
 
 def launch(directory: Path, threads: int) -> Launch:

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from tailcut.bench.environment import Recipe, engines_directory
+from tailcut.bench.environment import MARK, Recipe, engines_directory, mark_reason
 from tailcut.bench.worker import SCRIPTS, Launch
 from tailcut.errors import MissingEnvironmentError
 from tailcut.files import new_directory, write_file
@@ -23,7 +23,6 @@ LICENCE: Final = "MIT"
 RECIPE: Final[Recipe | None] = None
 LOCK: Final = Path(__file__).with_name("web.lock")
 OLDEST_NODE: Final = 18
-_MARK: Final = "installed.json"
 _TIMEOUT_S: Final = 600
 _ADVICE: Final = "install Node 18 or newer with npm (Debian: apt-get install nodejs npm)"
 
@@ -34,17 +33,7 @@ def available() -> str | None:
 
 def installed_reason(base: Path | None) -> str | None:
     """None if the environment is there and made from this lock, else a sentence with the command that makes it."""
-    mark = home(base) / _MARK
-    command = "run `tailcut engines install web`"
-    if not mark.is_file():
-        return f"its environment is not installed; {command}"
-    try:
-        made_from = json.loads(mark.read_bytes()).get("lock_sha256")
-    except (OSError, ValueError, AttributeError):
-        return f"its environment is damaged ({_MARK} is unreadable); {command} --overwrite"
-    return (
-        None if made_from == _lock_hash() else f"its environment was made from another lock list; {command} --overwrite"
-    )
+    return mark_reason(home(base), "web", _lock_hash())
 
 
 def home(base: Path | None = None) -> Path:
@@ -76,7 +65,7 @@ def install(*, base: Path | None = None, overwrite: bool = False, report: Report
         report("install", 0, 1, "packages of the lock list")
         _run([npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], directory)
         made = {"engine": "web", "version": _version(lock), "lock_sha256": _lock_hash()}
-        write_file(directory / _MARK, json.dumps(made, indent=1).encode())
+        write_file(directory / MARK, json.dumps(made, indent=1).encode())
         report("install", 1, 1, f"onnxruntime-web {_version(lock)}")
     return home(base)
 

@@ -6,6 +6,7 @@ its defaults: nothing here was chosen by looking at the test text.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Final
 
 from tailcut.allocation import NM, Allocation, Budget, LayerScores, parse_nm
@@ -72,11 +73,20 @@ class Cell:
 
     @property
     def searches(self) -> bool:
-        return VARIANTS[self.variant].allocator in SEARCHES
+        """Searches are made with seed 0; the other seeds cut the plan that seed 0 found."""
+        return VARIANTS[self.variant].allocator in SEARCHES and self.seed == 0
+
+    @property
+    def source(self) -> "Cell | None":
+        """The cell whose search finds this one's plan; None: it makes its own."""
+        searched = VARIANTS[self.variant].allocator in SEARCHES
+        return replace(self, seed=0) if searched and self.seed else None
 
     @property
     def needs(self) -> tuple[str, ...]:
         """Which measurements its plan reads: "spectra", "text"."""
+        if self.source is not None:
+            return ()
         if self.searches:
             return ("spectra", "text")
         variant = VARIANTS[self.variant]
@@ -97,6 +107,11 @@ class Cell:
         """The allocation of a variant that is arithmetic on scores."""
         variant = VARIANTS[self.variant]
         return allocate(variant.allocator, scores, self.budget, variant.settings)
+
+
+def plan_file(work: Path, key: str) -> Path:
+    """Where a worker leaves the plan that the search of a cell found."""
+    return work / f"{key.replace(' ', '_').replace(':', '-')}.plan.json"
 
 
 def cell_of(text: str) -> Cell:

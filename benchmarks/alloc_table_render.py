@@ -144,8 +144,9 @@ def _note(content: dict[str, Any]) -> str:
         f"geometric mean over the seeds; 95 % interval from the windows' paired differences, each averaged over the seeds "
         f"first: it holds for other text with these calibration draws, not for other draws. KL: mean over positions of "
         f"KL(dense || cut), nats. All settings are defaults; `auto` and `evo` had {searched} each (3 minutes: on GPUs that "
-        "eight processes shared, too little to compare more than a few plans) and saw calibration text "
-        f"only. {', '.join(f'`{a}` gives the plans of `{b}`' for a, b in SAME.items())}. {how} on {devices}, commit "
+        "eight processes shared, too little to compare more than a few plans; 9 minutes: on GPUs that two to five searches "
+        "shared) and saw calibration text only, that of seed 0: their plans are cut with the other seeds, too. "
+        f"{', '.join(f'`{a}` gives the plans of `{b}`' for a, b in SAME.items())}. {how} on {devices}, commit "
         f"{commits}."
     )
 

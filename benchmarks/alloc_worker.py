@@ -18,7 +18,7 @@ from typing import Any, Final, cast
 
 import numpy as np
 import torch
-from alloc_cells import SPECTRA_METRICS, TEXT_METRICS, VARIANTS, Cell, cell_of, merged  # beside this script
+from alloc_cells import SPECTRA_METRICS, TEXT_METRICS, VARIANTS, Cell, cell_of, merged, plan_file  # beside this script
 
 from tailcut import codec, plugins
 from tailcut.allocation import Allocation, LayerScore, LayerScores
@@ -204,7 +204,7 @@ class Worker:
     def cell(self, cell: Cell) -> dict[str, Any]:
         model = self.model(cell.model)
         began = time.perf_counter()
-        allocation = self.search(cell, model) if cell.searches else cell.plan(model.scores(cell))
+        allocation = self.plan(cell, model)
         planned = time.perf_counter()
         row, end = cut(model, allocation, cell)
         finished = time.perf_counter()
@@ -214,9 +214,21 @@ class Worker:
         row = {name: round(value, 6) if isinstance(value, float) else value for name, value in row.items()}
         if cell.searches:
             row["provenance"] = dict(allocation.provenance)
+            row["plan"] = {name: str(plan.pattern) for name, plan in allocation.plans.items()}
         scored = self.setup.context - 1
         kl_rounded = [float(f"{value / scored:.6g}") for value in kl]
         return row | _losses(nats, self.setup.context) | {"kl": float(np.mean(kl) / scored), "kls": kl_rounded}
+
+    def plan(self, cell: Cell, model: Model) -> Allocation:
+        """Arithmetic, a search whose plan is kept, or the plan that such a search left."""
+        work = Path(self.setup.work)
+        if cell.source is not None:
+            return codec.load(Allocation, plan_file(work, cell.source.key))
+        if not cell.searches:
+            return cell.plan(model.scores(cell))
+        found = self.search(cell, model)
+        codec.save(found, plan_file(work, cell.key))
+        return found
 
     def search(self, cell: Cell, model: Model) -> Allocation:
         """The plan of an allocator that tries plans on the calibration text. Its journal stays in the work directory."""

@@ -170,6 +170,19 @@ def test_auto_is_searched_within_its_evaluations(script: Any, words: list[str], 
     assert {key: row["search"] for key, row in more.items()} == {"tiny auto wanda 0.6 0": 3, "tiny auto wanda 4:8 0": 2}
 
 
+def test_other_seeds_cut_the_plan_that_seed_0_found(script: Any, words: list[str], tmp_path: Path) -> None:
+    few = ["--variants", "auto", "--pruners", "wanda", "--targets", "0.6", "--search-evaluations", "2"]
+    script.main([*words, *few, "--seeds", "1"])
+    assert not json.loads((tmp_path / "out.json").read_bytes())["rows"]  # there is no plan yet
+    script.main([*words, *few, "--seeds", "0", "1"])
+    rows = json.loads((tmp_path / "out.json").read_bytes())["rows"]
+    found, other = (rows[f"tiny auto wanda 0.6 {seed}"] for seed in (0, 1))
+    assert other["planned"] == found["planned"]
+    assert other["blocks"] == pytest.approx(found["blocks"], abs=0.01)  # rows of a matrix round alike, ties apart
+    assert other["ppl"] != found["ppl"]  # other statistics
+    assert "search" not in other
+
+
 def test_cells_that_search_are_not_started_without_the_time_for_it(script: Any) -> None:
     import time
 

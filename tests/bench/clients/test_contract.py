@@ -37,7 +37,7 @@ def test_locks_pin_every_package_exactly(name: str) -> None:
     lines = recipe.lock.read_text().split("\n")
     pins = [line for line in lines if line and not line.startswith("#")]
     assert pins
-    assert [pin for pin in pins if not re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][0-9A-Za-z.]*", pin)] == []
+    assert [pin for pin in pins if not re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][0-9A-Za-z.]*(\+cpu)?", pin)] == []
 
 
 @pytest.mark.parametrize("name", ON_MODEL_ONNX)

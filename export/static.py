@@ -50,6 +50,8 @@ IR_VERSION: Final = 8
 DECODE_NAME: Final = "decode.onnx"
 PREFILL_NAME: Final = "prefill.onnx"
 ENGINE_MULTIPLE: Final = 16  # measured (AVX2, sparse weights): 48, 80, 112, 144 right; 40, 56, 72, 104, 120, 136 wrong
+# measured on two models: 64, 128, 192, 256, 320, 384, 512 right to the last token; 33, 72, 80, 96, 100, 112, 144, 160 wrong or dead
+CACHE_MULTIPLE: Final = 64
 _STAGES: Final = ("build", "check structure", "compare with torch", "hash")
 
 
@@ -80,6 +82,11 @@ def export_deepsparse(
     """
     source = open_source(model_dir)
     check_sizes(source.spec, context, prompt)
+    if engine_cache and context % CACHE_MULTIPLE:
+        raise InputError(
+            f"DeepSparse 1.8 keeps its own cache in steps of {CACHE_MULTIPLE} tokens: with a context of {context} its logits go "
+            f"wrong, silently, or the process dies; choose a multiple of {CACHE_MULTIPLE}, or leave out --engine-cache"
+        )
     with new_directory(out, overwrite=overwrite) as directory:
         report("export static", 0, len(_STAGES), _STAGES[0])
         realised = _write(source, directory, context, prompt, engine_cache)

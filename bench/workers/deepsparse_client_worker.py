@@ -6,7 +6,8 @@ Commands: open, greedy, close. `cache` of the open settings says who keeps the k
     engine     cached.onnx reads everything token by token; the engine keeps the cache and gives its contents to nobody
 
 Both hold `context` tokens. The engine's own cache does not say when it is full: the next logits are wrong, or the process
-dies (measured). So a request that does not fit is refused before its first step, here and in `EngineCache.step`.
+dies (measured). So a request that does not fit is refused before its first step, here and in `EngineCache.step`. The same
+happens inside a cache whose size is no multiple of 64, so such a graph is refused as well.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ else:
     import wire
     from deepsparse_worker import MASKED, Graph
 
+_STEP = 64  # export.static.CACHE_MULTIPLE, which this interpreter cannot import
 _state: Dict[str, Any] = {}
 
 
@@ -64,6 +66,7 @@ class EngineCache:
     def __init__(self, body: Dict[str, Any]) -> None:
         self.graph = _compile(body, "cached")
         self.capacity = self.graph.window
+        require_multiple(self.capacity)
         self.empty = {name: np.zeros((0, *shape[1:]), np.float32) for name, shape in self.graph.shapes.items()}
         self.kept: Any = None
 
@@ -100,6 +103,15 @@ def require_room(tokens: int, capacity: int) -> None:
         raise RuntimeError(
             f"{tokens} tokens do not fit the cache of {capacity}; DeepSparse does not notice and gives other logits or "
             "ends, so nothing was run; export with a larger --context or ask for fewer"
+        )
+
+
+def require_multiple(capacity: int) -> None:
+    """Of other sizes the engine's cache writes past its end: other logits, or the process dies (measured)."""
+    if capacity % _STEP:
+        raise RuntimeError(
+            f"cached.onnx was exported for {capacity} tokens; the engine's own cache is right for multiples of {_STEP} only, so "
+            "nothing was run; export again with such a --context"
         )
 
 

@@ -142,8 +142,8 @@ def test_deepsparse_is_not_needed_to_export() -> None:
 
 def test_every_family_has_a_graph_for_the_engine_s_cache(family: str, sparse_model: Model, tmp_path: Path) -> None:
     """cached.onnx is checked against torch when it is written; here: its shapes, and a head for every query head."""
-    model = sparse_model(family, **sliding(family))
-    export_deepsparse(model, tmp_path / "s", context=32, prompt=8, engine_cache=True)
+    model = sparse_model(family, **dict.fromkeys(sliding(family), 64))
+    export_deepsparse(model, tmp_path / "s", context=64, prompt=8, engine_cache=True)
     graph = onnx.load(tmp_path / "s" / "cached.onnx", load_external_data=False)
     assert not SPLITS & {node.op_type for node in graph.graph.node}
     shapes = {
@@ -152,16 +152,29 @@ def test_every_family_has_a_graph_for_the_engine_s_cache(family: str, sparse_mod
     }
     heads = shapes["past_key_values.0.key"][1]
     assert heads == 4  # of the tiny models' queries, whatever their key/value heads
-    assert shapes["past_key_values.2.value"][2] == 31
-    assert shapes["present.2.value"] == [1, heads, 32, shapes["past_key_values.2.value"][3]]
+    assert shapes["past_key_values.2.value"][2] == 63
+    assert shapes["present.2.value"] == [1, heads, 64, shapes["past_key_values.2.value"][3]]
     assert verify(tmp_path / "s").details["engine_cache"] is True
 
 
 def test_the_engine_s_graph_shares_all_but_repeated_projections(sparse_model: Model, tmp_path: Path) -> None:
     model = sparse_model("llama")
     for name, both in (("one", False), ("two", True)):
-        export_deepsparse(model, tmp_path / name, context=16, prompt=4, engine_cache=both, check=False)
+        export_deepsparse(model, tmp_path / name, context=64, prompt=4, engine_cache=both, check=False)
     assert not (tmp_path / "one" / "cached.onnx").exists()
     sizes = [(tmp_path / name / "model.onnx.data").stat().st_size for name in ("one", "two")]
     repeated = 3 * 2 * 32 * 32 * 4  # k and v of three blocks, now with the rows of four heads of 8
     assert repeated <= sizes[1] - sizes[0] <= repeated + 4096 * 7
+
+
+@pytest.mark.parametrize("context", [16, 63, 65, 80, 96, 100])
+def test_a_cache_of_the_engine_s_is_refused_unless_a_multiple_of_64(
+    context: int, sparse_model: Model, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        InputError, match=f"with a context of {context} its logits go wrong, .*a multiple of 64, or leave"
+    ):
+        export_deepsparse(sparse_model("llama"), tmp_path / "s", context=context, prompt=8, engine_cache=True)
+    assert not (tmp_path / "s").exists()
+    export_deepsparse(sparse_model("llama"), tmp_path / "s", context=context, prompt=8, check=False)  # our own cache
+    assert not (tmp_path / "s" / "cached.onnx").exists()

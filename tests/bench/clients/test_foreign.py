@@ -20,7 +20,7 @@ def needs(name: str) -> list[pytest.MarkDecorator]:
     return [pytest.mark.interop, pytest.mark.skipif(reason is not None, reason=f"{name}: {reason}")]
 
 
-def reference(model: Path, tmp_path: Path, weights: str = "float32") -> tuple[Path, list[int]]:
+def reference(model: Path, tmp_path: Path, count: int = COUNT) -> tuple[Path, list[int]]:
     """A package, and its greedy tokens by plain ONNX Runtime."""
     from tailcut.export.run import export
 
@@ -28,7 +28,7 @@ def reference(model: Path, tmp_path: Path, weights: str = "float32") -> tuple[Pa
     export(model, package, check=False)
     decoder = Decoder(package, 1, kernels="off")
     tokens = [int(decoder.prefill(np.array([PROMPT]), last_only=True)[0, 0].argmax())]
-    while len(tokens) < COUNT:
+    while len(tokens) < count:
         tokens.append(int(decoder.step(np.array(tokens[-1:]))[0].argmax()))
     return package, tokens
 
@@ -152,3 +152,24 @@ def test_a_package_without_the_engine_s_graph_says_what_to_do(name: str, tiny_mo
     export_deepsparse(tiny_model("llama"), tmp_path / "static", context=32, prompt=8, check=False)
     with pytest.raises(WorkerError, match=r"cached\.onnx is not there"):
         clients.greedy(name, tmp_path / "static", PROMPT, COUNT)
+
+
+@pytest.mark.parametrize(
+    ("name", "context"), [pytest.param("deepsparse-cache", n, marks=needs("deepsparse-cache")) for n in (80, 128)]
+)
+def test_the_engine_s_cache_is_right_to_the_last_token_or_refused(
+    name: str, context: int, tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 80 its logits went wrong from the 64th token on, and at 96 it died, when it was let run."""
+    from tailcut.export import static
+
+    monkeypatch.setattr(static, "CACHE_MULTIPLE", 1)
+    model = cut(tiny_model("llama"), tmp_path / "cut")
+    count = context - len(PROMPT) + 1
+    _, wanted = reference(model, tmp_path, count)
+    static.export_deepsparse(model, tmp_path / "static", context=context, prompt=16, engine_cache=True, check=False)
+    if context % 64:
+        with pytest.raises(WorkerError, match=r"exported for 80 tokens; .* multiples of 64 only, so nothing was run"):
+            clients.greedy(name, tmp_path / "static", PROMPT, count)
+    else:
+        assert clients.greedy(name, tmp_path / "static", PROMPT, count)["tokens"] == wanted

@@ -4,7 +4,8 @@
     python benchmarks/interop.py table RESULT                                          # the tables of docs/interop.md
 
 MODEL is cut once in every way (interop_models.py); each target's layouts are exported from those directories, unchecked
-(the tests check exports). The reference is plain ONNX Runtime in this process on the bitmask package, without tailcut's kernels.
+(the tests check exports). The reference is plain ONNX Runtime in this process on the bitmask package, without tailcut's kernels;
+where activations are rounded too, transformers with compressed-tensors on the same directory.
 A client gets the prompt's ids and gives 64 greedy tokens; where they differ, the result holds the first place and how
 far apart the two tokens' logits are in the reference. Tokens a second are of one run on whatever machine this is: indicative.
 """
@@ -24,6 +25,7 @@ import numpy as np
 
 from tailcut.bench import clients
 from tailcut.bench.machine import describe_machine
+from tailcut.bench.worker import Worker
 from tailcut.compress.calibration import Calibration
 from tailcut.compress.quantised_dense import write_compressed_tensors
 from tailcut.errors import TailcutError
@@ -39,7 +41,9 @@ PROMPT = "The history of science is the story of how people learned to ask"
 COUNT = 64
 CONTEXT, PREFILL = 256, 64  # of the static variant
 HF_LAYOUT, PACKED = "safetensors", "compressed-tensors"
-QUANTISED = ("int8", "int4")
+W8A8 = interop_models.W8A8
+QUANTISED = ("int8", "int4", W8A8)
+ROUNDING = "compressed-tensors"  # the client whose tokens W8A8 is compared with: it rounds activations, in float32
 
 
 def run(options: argparse.Namespace) -> None:
@@ -81,7 +85,8 @@ def plan(options: argparse.Namespace) -> list[tuple[str, str, str]]:
         for name in options.clients
         for model in options.models
         for layout in layouts(clients.load(name).TARGET)
-        if (model != "int4" or layout == PACKED) and (layout != PACKED or model in QUANTISED)
+        if (model not in ("int4", W8A8) or layout == PACKED) and (layout != PACKED or model in QUANTISED)
+        if (name, model) != (ROUNDING, W8A8)
     ]
 
 
@@ -131,6 +136,8 @@ def compared(tokens: list[int], wanted: Mapping[str, Any]) -> dict[str, Any]:
 
 def reference(options: argparse.Namespace, model: str, ids: list[int], report: Reporter) -> dict[str, Any]:
     """Greedy tokens of plain ONNX Runtime, and at each the runner-up and how much less its logit is."""
+    if model == W8A8:
+        return rounding_reference(written(options, PACKED, model, PACKED, report), ids, options)
     package = written(options, "onnxruntime", model, "bitmask", report)
     decoder = Decoder(package, options.threads, kernels="off")
     logits = decoder.prefill(np.array([ids]), last_only=True)[0, 0]
@@ -145,6 +152,20 @@ def reference(options: argparse.Namespace, model: str, ids: list[int], report: R
         logits = decoder.step(np.array([best]))[0]
 
 
+def rounding_reference(directory: Path, ids: list[int], options: argparse.Namespace) -> dict[str, Any]:
+    """The same of the client that rounds activations in float32; the logits of all its tokens in one more pass."""
+    launch = clients.load(ROUNDING).launch(directory, options.threads)
+    with Worker(launch, timeout_s=options.timeout) as worker:
+        worker.ask("open", **dict(launch.settings))
+        tokens = list(worker.ask("greedy", prompt=ids, count=COUNT)[0]["tokens"])
+        logits = worker.ask("logits", {"tokens": np.array([ids + tokens[:-1]])})[1]["logits"][0, len(ids) - 1 :]
+    order = np.argsort(logits, axis=1)[:, -2:]
+    # a pass over all tokens may round another activation than the steps did: the runner-up is whatever is not the token
+    seconds = [int(second if best == token else best) for token, (second, best) in zip(tokens, order, strict=True)]
+    margins = [float(row[token] - row[second]) for row, token, second in zip(logits, tokens, seconds, strict=True)]
+    return {"tokens": tokens, "seconds": seconds, "margins": margins}
+
+
 def written(options: argparse.Namespace, target: str, model: str, layout: str, report: Reporter) -> Path:
     """The directory of a target, made when it is not there."""
     source = interop_models.model_of(model, options.model, options.out)
@@ -153,7 +174,7 @@ def written(options: argparse.Namespace, target: str, model: str, layout: str, r
         return out
     out.parent.mkdir(parents=True, exist_ok=True)
     if target == PACKED:
-        write_compressed_tensors(source, out, report=report)
+        write_compressed_tensors(source, out, activations="int8" if model == W8A8 else "float", report=report)
     elif target == "deepsparse":
         export_deepsparse(source, out, context=CONTEXT, prompt=PREFILL, engine_cache=True, check=False, report=report)
     else:

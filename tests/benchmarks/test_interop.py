@@ -4,7 +4,7 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -54,6 +54,36 @@ def test_a_failure_is_shown_with_the_client_s_words_and_a_cause(interop: ModuleT
     assert "| yes |" not in shown
 
 
+def test_rounded_activations_are_compared_with_a_client_that_rounds_them(
+    interop: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from argparse import Namespace
+    from types import SimpleNamespace
+
+    import numpy as np
+
+    class Worker:
+        def __init__(self, launch: object, timeout_s: float) -> None: ...
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+        def ask(self, command: str, arrays: Any = None, **body: Any) -> Any:
+            if command == "logits":
+                assert arrays["tokens"].tolist() == [[9, 8, 2]]
+                return {}, {"logits": np.array([[[0.0, 0, 0], [1, 2, 5], [4, 3, 1]]], np.float32)}
+            return {"tokens": [2, 1]}, {}
+
+    monkeypatch.setattr(interop, "Worker", Worker)
+    monkeypatch.setattr(interop, "written", lambda options, target, model, layout, report: tmp_path / model)
+    monkeypatch.setattr(
+        interop.clients, "load", lambda name: SimpleNamespace(launch=lambda *_: SimpleNamespace(settings={}))
+    )
+    found = interop.reference(Namespace(threads=1, timeout=5), "w8a8", [9, 8], None)
+    # the second token is not the likeliest of the whole pass: its runner-up is, by a negative margin
+    assert found == {"tokens": [2, 1], "seconds": [1, 0], "margins": [3.0, -1.0]}
+
+
 def test_a_sparse_kernel_is_claimed_only_for_a_cut_model_and_by_proof(interop: ModuleType) -> None:
     proof = {"kernels": "its own", "sparse_kernel": True, "supported_fraction": 1.0}
     loaded = {"loads": True, "equal": True, "proof": proof, "tokens": [1], "tokens_per_s": 2.5, "bytes": 2_000_000}
@@ -66,12 +96,15 @@ def test_a_sparse_kernel_is_claimed_only_for_a_cut_model_and_by_proof(interop: M
 def test_only_quantised_models_are_written_as_compressed_tensors(interop: ModuleType) -> None:
     from argparse import Namespace
 
-    options = Namespace(clients=["compressed-tensors", "web", "transformers"], models=["dense", "s50", "int8", "int4"])
+    models = ["dense", "s50", "int8", "int4", "w8a8"]
+    options = Namespace(clients=["compressed-tensors", "vllm-packed", "web", "transformers"], models=models)
     plan = interop.plan(options)
     assert [row for row in plan if row[0] == "compressed-tensors"] == [
         ("compressed-tensors", "int8", "compressed-tensors"),
         ("compressed-tensors", "int4", "compressed-tensors"),
     ]
+    assert ("vllm-packed", "w8a8", "compressed-tensors") in plan  # compressed-tensors itself is the reference of that
+    assert ("web", "w8a8", "dense") not in plan
     assert ("web", "s50", "bitmask") in plan
     assert ("web", "s50", "dense") in plan
     assert ("transformers", "int4", "safetensors") not in plan

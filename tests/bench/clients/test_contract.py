@@ -14,7 +14,7 @@ from tailcut.errors import InputError
 from tailcut.export import targets
 
 Tailcut = Callable[..., tuple[int, str, str]]
-ON_MODEL_ONNX = ("onnxruntime", "optimum", "genai", "openvino", "openvino-sparse")
+ON_MODEL_ONNX = ("tailcut", "onnxruntime", "optimum", "genai", "openvino", "openvino-sparse")
 
 
 @pytest.mark.parametrize("name", clients.names())

@@ -82,6 +82,14 @@ def test_plain_onnxruntime_runs_the_function_bodies(package: Callable[..., Path]
     assert reference(package, "half")["tokens"] != reference(package, "dense")["tokens"]
 
 
+def test_tailcut_itself_multiplies_the_zeros_away(package: Callable[..., Path]) -> None:
+    require("tailcut")
+    answer = clients.greedy("tailcut", package("tailcut", "half"), PROMPT, COUNT)
+    assert answer["tokens"] == reference(package, "half")["tokens"]
+    assert answer["proof"]["sparse_kernel"] is True
+    assert clients.greedy("tailcut", package("tailcut"), PROMPT, COUNT)["proof"]["sparse_kernel"] is False
+
+
 def test_openvino_says_which_products_ran_and_why_none_was_sparse(package: Callable[..., Path]) -> None:
     require("openvino-sparse")
     proof = clients.greedy("openvino-sparse", package("openvino", "half", "int8"), PROMPT, 4)["proof"]

@@ -24,8 +24,9 @@ SUMMARY: Final = "onnxruntime-genai: genai_config.json for its own search loop a
 VARIANT: Final[Variant] = "onnx"
 LAYOUTS: Final[tuple[Layout, ...]] = ("dense", "bitmask")
 CONFIG_NAME: Final = "genai_config.json"
-# model types that genai 0.18 has a name for; all run one decoder graph, so `decoder` serves every other family
-_TYPES: Final = frozenset({"gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3"})
+# model types that genai 0.18 has a name for and runs as one plain decoder; `decoder` serves every other family. Its phi3 would
+# run a prompt anew where LongRoPE changes factors, which the graph does itself; its gpt2 wants another cache.
+TYPES: Final = frozenset({"gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3"})
 _OTHER: Final = "decoder"
 _TOKENS: Final = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -63,7 +64,7 @@ def _model(spec: DecoderSpec, tokens: Mapping[str, Any]) -> dict[str, Any]:
     if known.get("pad_token_id", -1) in (-1, *(end if isinstance(end, list) else [end])):
         known["pad_token_id"] = spec.vocab - 1
     return {
-        "type": spec.family if spec.family in _TYPES else _OTHER,
+        "type": spec.family if spec.family in TYPES else _OTHER,
         "context_length": spec.max_positions,
         "vocab_size": spec.vocab,
         **known,

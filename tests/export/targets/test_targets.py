@@ -127,6 +127,20 @@ def test_genai_config_says_what_the_graph_is(sparse_model: SparseModel, tmp_path
     assert "sliding_window" not in decoder  # the graph's own mask has it
 
 
+def test_genai_names_every_family_or_calls_it_a_decoder(
+    family: str, spec: Callable[..., DecoderSpec], tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    found = spec(family)
+    genai.finish(tmp_path, found)
+    model = json.loads((tmp_path / "genai_config.json").read_bytes())["model"]
+    assert model["type"] == (family if family in genai.TYPES else "decoder")
+    assert (model["type"] == "decoder") == (family in ("phi3", "opt", "gpt2", "gpt_neox"))
+    heads = ("num_attention_heads", "num_key_value_heads", "head_size", "num_hidden_layers")
+    config = read_config(tiny_model(family))
+    grouped = config.get("num_key_value_heads") or found.heads
+    assert [model["decoder"][name] for name in heads] == [4, grouped, found.head_dim, 3]
+
+
 def test_genai_takes_ids_from_the_generation_config_first(spec: Callable[..., DecoderSpec], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"eos_token_id": 5, "bos_token_id": 4, "pad_token_id": null}')
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [7, 8]}')

@@ -7,7 +7,8 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from alloc_cells import PATTERNS, PRUNERS, SAME, SPARSITIES, VARIANTS  # beside this script
+from alloc_cells import PATTERNS, PRUNERS, SAME, SEARCHES, SPARSITIES, VARIANTS  # beside this script
+from bench_common import mean_and_error
 
 from tailcut.bench.report import markdown_row
 
@@ -33,9 +34,9 @@ class Rows:
         """Rows by seed."""
         return self._rows.get((model, SAME.get(variant, variant), pruner, target), {})
 
-    def difference(self, model: str, variant: str, pruner: str, target: str) -> Floats | None:
+    def difference(self, model: str, variant: str, pruner: str, target: str, base_of: str = BASE) -> Floats | None:
         """Nats a token above uniform of each window, the mean over the seeds that both have; None: no such seed."""
-        ours, base = self.of(model, variant, pruner, target), self.of(model, BASE, pruner, target)
+        ours, base = self.of(model, variant, pruner, target), self.of(model, base_of, pruner, target)
         seeds = sorted(ours.keys() & base.keys())
         if not seeds:
             return None
@@ -50,9 +51,8 @@ class Rows:
 
 def ratio_interval(difference: Floats) -> tuple[float, float, float]:
     """Perplexity ratio and its 95 % interval from differences a window [windows]."""
-    mean, error = float(difference.mean()), 0.0
-    if difference.size > 1:
-        error = float(difference.std(ddof=1) / np.sqrt(difference.size))
+    mean, error = mean_and_error(difference)
+    error = error if difference.size > 1 else 0.0
     low, middle, high = (float(np.exp(mean + side * error)) for side in (-_SIDE, 0.0, _SIDE))
     return middle, low, high
 
@@ -149,6 +149,37 @@ def _note(content: dict[str, Any]) -> str:
         f"{', '.join(f'`{a}` gives the plans of `{b}`' for a, b in SAME.items())}. {how} on {devices}, commit "
         f"{commits}."
     )
+
+
+def render_auto(content: dict[str, Any]) -> str:
+    """What `auto` found beside uniform and the best allocator that does not search, over the seeds that both have."""
+    rows = Rows(content)
+    head = ["model", "pruner", "cut", "uniform", "best other", "auto", "auto over the best other", "minutes"]
+    lines = [markdown_row(head), "|" + " --- |" * len(head)]
+    for model in rows.models:
+        for pruner in PRUNERS:
+            for target in (*reversed(SPARSITIES), *PATTERNS):
+                found = rows.of(model, "auto", pruner, target)
+                if best := _best_other(rows, model, pruner, target):
+                    middle, low, high = ratio_interval(best[1])
+                    name = best[0] if best[0] != BASE else "uniform itself"
+                    told = [_mean(rows.of(model, each, pruner, target)) for each in (BASE, best[0], "auto")]
+                    told[1] += f" ({name})"
+                    told += [f"{middle:.3f} ({low:.3f} to {high:.3f})", f"{found[0]['search']:g}"]
+                    lines.append(markdown_row([model, pruner, target, *told]))
+    return "\n".join(lines)
+
+
+def _best_other(rows: Rows, model: str, pruner: str, target: str) -> tuple[str, Floats] | None:
+    """The allocator without a search that comes nearest to `auto`, and auto's nats a token above it by window."""
+    others = [name for name, variant in VARIANTS.items() if variant.allocator not in SEARCHES]
+    pairs = [(name, rows.difference(model, "auto", pruner, target, name)) for name in others]
+    found = [(name, nats) for name, nats in pairs if nats is not None]
+    return max(found, key=lambda pair: float(pair[1].mean())) if found else None
+
+
+def _mean(found: dict[int, dict[str, Any]]) -> str:
+    return number(float(np.mean([row["ppl"] for row in found.values()])))
 
 
 def render_outliers(content: dict[str, Any]) -> str:

@@ -266,6 +266,7 @@ def run(options: argparse.Namespace) -> None:
         "work": str(options.work.resolve()),
         "search_minutes": options.search_minutes,
         "search_evaluations": options.search_evaluations,
+        "share": 1 / options.workers_a_gpu,
     }
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # `timeout` ends a call as Ctrl-C does, with the file saved
     try:

@@ -58,6 +58,7 @@ class Setup:
     forward: str
     search_minutes: float
     search_evaluations: int | None
+    share: float  # of a GPU's memory that a search may take
 
     def file(self, model: str, name: str) -> Path:
         return Path(self.work) / f"{model}.{name}"
@@ -247,7 +248,12 @@ class Worker:
             device=self.setup.device,
             trace=self.setup.file(cell.key.replace(" ", "_").replace(":", "-"), "search.jsonl"),
         )
+        share = self.setup.share if self.setup.device == "cuda" else 1.0
+        if share < 1.0:  # searches beside each other must not count on the same memory
+            torch.cuda.set_per_process_memory_fraction(share)
         found: Allocation = searches.search(VARIANTS[cell.variant].allocator, task)
+        if share < 1.0:
+            torch.cuda.set_per_process_memory_fraction(1.0)
         return found
 
 

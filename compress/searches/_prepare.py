@@ -215,8 +215,16 @@ def _require_memory(subject: Subject) -> None:
 
 
 def _free(device: torch.device) -> int:
-    """Bytes that are free on the device."""
+    """Bytes that are free on the device, within the share of it that this process may take.
+
+    The share is torch's own setting (torch.cuda.set_per_process_memory_fraction): searches beside each other would all
+    count on the same free memory otherwise.
+    """
     if device.type == "cuda":
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's own to give out
-        return int(torch.cuda.mem_get_info(device)[0]) + unused
+        free, total = torch.cuda.mem_get_info(device)
+        reserved = torch.cuda.memory_reserved(device)
+        allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total) - reserved
+        return (
+            max(0, min(free, allowed)) + reserved - torch.cuda.memory_allocated(device)
+        )  # what torch holds unused, too
     return int(psutil.virtual_memory().available)

@@ -9,6 +9,10 @@ from tailcut import __version__, plugins
 from tailcut.errors import EXIT_ENVIRONMENT, TailcutError
 
 _INTERRUPTED = 130  # the shell's convention for Ctrl-C
+_GPU_FULL = (
+    "the GPU's memory is full: this model does not fit beside what else is on it; end other processes there, "
+    "use a larger GPU, or --device cpu"
+)
 _GO_ON = "interrupted; nothing was left half-written, run the same command again to go on"
 
 app = typer.Typer(
@@ -58,6 +62,10 @@ def main() -> NoReturn:
         raise
     except MemoryError:
         fail("not enough memory for this model on this machine; free some or use a larger machine", EXIT_ENVIRONMENT)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+            raise
+        fail(_GPU_FULL, EXIT_ENVIRONMENT)
     sys.exit(0)
 
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tailcut import __version__, cli, plugins
 from tailcut.errors import InputError, MissingEnvironmentError
@@ -75,6 +76,7 @@ def test_existing_output_is_refused_then_replaced_when_asked(tmp_path: Path) -> 
         (MissingEnvironmentError("no disk"), 4, "tailcut: no disk"),
         (KeyboardInterrupt(), 130, "tailcut: interrupted"),
         (MemoryError(), 4, "tailcut: not enough memory"),
+        (torch.OutOfMemoryError("1 GiB"), 4, "tailcut: the GPU's memory is full"),
     ],
 )
 def test_expected_failures_are_one_sentence_with_their_code(

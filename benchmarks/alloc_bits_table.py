@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import numpy as np
+from bench_common import nats_above  # beside this script
 
 from tailcut.bench.report import markdown_row
 
@@ -57,8 +57,7 @@ def difference(row: dict[str, Any] | None, base: dict[str, Any] | None, context:
     """Mean of the paired difference in nats a token, and its standard error over windows."""
     if row is None or base is None or row is base:
         return ""
-    gap = (np.array(row["nll"]) - np.array(base["nll"])) / (context - 1)
-    return f"{gap.mean():+.3f} ({gap.std(ddof=1) / np.sqrt(len(gap)):.3f})"
+    return "{:+.3f} ({:.3f})".format(*nats_above(row["nll"], base["nll"], context))
 
 
 def _ppl(row: dict[str, Any] | None) -> str:

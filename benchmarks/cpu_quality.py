@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_common import add_table  # beside this script
+from bench_common import add_table, nats_above  # beside this script
 
 from tailcut.bench.machine import describe_machine
 from tailcut.bench.quality import package_nll
@@ -73,7 +73,7 @@ def render(content: dict[str, Any]) -> str:
     lines = [markdown_row(head), "|" + " --- |" * len(head)]
     for label in dict.fromkeys(key.rsplit(" ", 1)[0] for key in rows):
         cells = [_value(rows.get(f"{label} {name}"), scored) for name in ("torch", *ENGINES)]
-        lines.append(markdown_row([label, *cells, _cost(rows, label, scored)]))
+        lines.append(markdown_row([label, *cells, _cost(rows, label, content["context"])]))
     note = (
         f"First {content['windows']} windows of {content['context']} tokens of {content['text']}; the last column is the "
         "paired difference of the loss as a ratio of perplexities, with its standard error over windows."
@@ -85,13 +85,12 @@ def _value(nll: list[float] | None, scored: int) -> str:
     return "" if nll is None else f"{perplexity(np.asarray(nll), scored):.3f}"
 
 
-def _cost(rows: dict[str, list[float]], label: str, scored: int) -> str:
+def _cost(rows: dict[str, list[float]], label: str, context: int) -> str:
     if not all(f"{label} {engine}" in rows for engine in ENGINES):
         return ""
-    plain, kernels = (np.asarray(rows[f"{label} {engine}"]) / scored for engine in ENGINES)
-    difference = kernels - plain
-    error = difference.std(ddof=1) / np.sqrt(len(difference))
-    return f"{100 * np.expm1(difference.mean()):+.2f} % (SE {100 * error:.2f})"
+    plain, kernels = (rows[f"{label} {engine}"] for engine in ENGINES)
+    mean, error = nats_above(kernels, plain, context)
+    return f"{100 * np.expm1(mean):+.2f} % (SE {100 * error:.2f})"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from bench_common import add_table  # beside this script
+from bench_common import add_table, nats_above  # beside this script
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -148,11 +148,9 @@ def render(content: dict[str, Any]) -> str:
 def _difference(content: dict[str, Any], name: str) -> str:
     if name == DENSE:
         return ""
-    scored = content["context"] - 1
-    loss = {key: np.asarray(content["rows"][key]["nll"]) / scored for key in (DENSE, name)}
-    difference = loss[name] - loss[DENSE]
-    error = difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else float("nan")
-    return f"{100 * np.expm1(difference.mean()):+.2f} % (SE {100 * error:.2f})"
+    rows = content["rows"]
+    mean, error = nats_above(rows[name]["nll"], rows[DENSE]["nll"], content["context"])
+    return f"{100 * np.expm1(mean):+.2f} % (SE {100 * error:.2f})"
 
 
 def _parting(content: dict[str, Any]) -> str:

@@ -18,9 +18,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from bench_common import add_table, perform  # beside this script
+from bench_common import (  # beside this script
+    add_device,
+    add_model_and_text,
+    add_scoring,
+    add_table,
+    nats_above,
+    perform,
+)
 from quality import Table, head_of, score
 
 from tailcut import plugins
@@ -129,31 +135,18 @@ def _cell(row: dict[str, Any] | None, base: dict[str, Any] | None, context: int)
     told = f"{value:.1f}" if value < 1e4 else f"{value:.3g}"
     if base is None or base is row:
         return told
-    difference = (np.array(row[f"nll_{context}"]) - np.array(base[f"nll_{context}"])) / (context - 1)
-    error = difference.std(ddof=1) / np.sqrt(len(difference))
-    return f"{told} ({difference.mean():+.3f}, {error:.3f})"
+    return "{} ({:+.3f}, {:.3f})".format(told, *nats_above(row[f"nll_{context}"], base[f"nll_{context}"], context))
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     actions = parser.add_subparsers(dest="action", required=True)
     action = actions.add_parser("run", help="measure")
-    action.add_argument("model", type=Path)
-    action.add_argument("--text", type=Path, required=True)
-    action.add_argument("--calibration", type=Path, required=True)
-    action.add_argument("--work", type=Path, required=True)
-    action.add_argument("--samples", type=int, default=32)
-    action.add_argument("--seqlen", type=int, default=512)
-    action.add_argument("--seed", type=int, default=0)
-    action.add_argument("--context", type=int, default=512)
-    action.add_argument("--windows", type=int, default=None)
+    add_model_and_text(action, samples=32, seqlen=512, output=OUTPUT)
+    add_scoring(action, context=512, windows=None, batch_tokens=2048)
+    add_device(action)
     action.add_argument("--pruners", nargs="+", default=list(NAMES))
     action.add_argument("--targets", nargs="+", default=list(TARGETS))
-    action.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    action.add_argument("--seconds", type=float, default=float("inf"), help="no new row is begun after so many")
-    action.add_argument("--commit", help="of tailcut, where the checkout holds no git history")
-    action.add_argument("--batch-tokens", type=int, default=2048)
-    action.add_argument("-o", "--output", type=Path, default=OUTPUT)
     add_table(actions)
     return parser.parse_args(arguments)
 

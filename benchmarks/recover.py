@@ -20,8 +20,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from bench_common import add_table, perform  # beside this script
+from bench_common import (  # beside this script
+    add_device,
+    add_model_and_text,
+    add_scoring,
+    add_table,
+    nats_above,
+    perform,
+)
 from quality import Table, head_of, score
 
 from tailcut.allocation import Allocation, LayerPlan, Unstructured, parse_nm
@@ -196,8 +202,7 @@ def _methods(rows: dict[str, Any]) -> list[str]:
 
 
 def _cells(row: dict[str, Any], dense: dict[str, Any], context: int) -> list[str]:
-    difference = (np.array(row["nll_recovered"]) - np.array(dense["nll"])) / (context - 1)
-    error = difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else float("nan")
+    mean, error = nats_above(row["nll_recovered"], dense["nll"], context)
     recovery = row["recovery"]
     before, after = recovery["mask_sha256_before"], recovery["mask_sha256_after"]
     mask = (
@@ -208,7 +213,7 @@ def _cells(row: dict[str, Any], dense: dict[str, Any], context: int) -> list[str
     return [
         _change(row["ppl_cut"], dense["ppl"]),
         _change(row["ppl_recovered"], dense["ppl"]),
-        f"{difference.mean():+.4f} ({error:.4f})",
+        f"{mean:+.4f} ({error:.4f})",
         f"{row['training_minutes']:.1f}",
         f"{row['tokens_learnt'] / 1e6:.1f}",
         mask,
@@ -223,13 +228,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     actions = parser.add_subparsers(dest="action", required=True)
     action = actions.add_parser("run", help="measure")
-    action.add_argument("model", type=Path)
-    action.add_argument("--text", type=Path, required=True, help="what is scored")
-    action.add_argument("--calibration", type=Path, required=True)
+    add_model_and_text(action, samples=128, seqlen=1024, output=OUTPUT)
+    add_scoring(action, context=2048, windows=None, batch_tokens=8192)
+    add_device(action)
     action.add_argument("--train", type=Path, nargs="*", default=[], help="texts to learn from")
     action.add_argument("--sample-tokens", type=int, default=0)
     action.add_argument("--sample-batch", type=int, default=None)
-    action.add_argument("--work", type=Path, required=True)
     action.add_argument("--targets", nargs="+", default=list(TARGETS))
     action.add_argument("--minutes", type=float, default=20.0, help="of training, a row")
     action.add_argument("--steps", type=int, default=None, help="in place of minutes")
@@ -241,19 +245,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     action.add_argument("--features", type=float, default=0.0)
     action.add_argument("--compile", action="store_true")
     action.add_argument("--pruner", default="sparsegpt")
-    action.add_argument("--samples", type=int, default=128)
-    action.add_argument("--seqlen", type=int, default=1024)
-    action.add_argument("--seed", type=int, default=0)
-    action.add_argument("--context", type=int, default=2048)
-    action.add_argument("--windows", type=int, default=None)
-    action.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    action.add_argument("--seconds", type=float, default=float("inf"), help="no new row is begun after so many")
-    action.add_argument("--commit", help="of tailcut, where the checkout holds no git history")
-    action.add_argument("--batch-tokens", type=int, default=8192)
     action.add_argument(
         "--keep", action=argparse.BooleanOptionalAction, default=True, help="leave the models in --work"
     )
-    action.add_argument("-o", "--output", type=Path, default=OUTPUT)
     add_table(actions)
     return parser.parse_args(arguments)
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from bench_common import add_table, perform  # beside this script
+from bench_common import add_model_and_text, add_scoring, add_table, nats_above, perform  # beside this script
 from quality import Table, head_of, score
 
 from tailcut.allocation import Allocation, Budget, LayerPlan, LayerScores, Unstructured, parse_nm
@@ -269,32 +269,19 @@ def _perplexity(row: dict[str, Any], ours: dict[str, Any] | None, context: int) 
     told = f"{row[f'ppl_{context}']:.2f}"
     if ours is None or ours is row:
         return told
-    difference = (np.array(row[f"nll_{context}"]) - np.array(ours[f"nll_{context}"])) / (context - 1)
-    error = difference.std(ddof=1) / np.sqrt(len(difference))
-    return f"{told} ({difference.mean():+.4f}, {error:.4f})"
+    return "{} ({:+.4f}, {:.4f})".format(told, *nats_above(row[f"nll_{context}"], ours[f"nll_{context}"], context))
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     actions = parser.add_subparsers(dest="action", required=True)
     action = actions.add_parser("run", help="measure")
-    action.add_argument("model", type=Path)
-    action.add_argument("--text", type=Path, required=True)
-    action.add_argument("--calibration", type=Path, required=True)
-    action.add_argument("--work", type=Path, required=True)
-    action.add_argument("--samples", type=int, default=32)
-    action.add_argument("--seqlen", type=int, default=512)
-    action.add_argument("--seed", type=int, default=0)
-    action.add_argument("--context", type=int, default=512)
-    action.add_argument("--windows", type=int, default=40)
+    add_model_and_text(action, samples=32, seqlen=512, output=OUTPUT)
+    add_scoring(action, context=512, windows=40, batch_tokens=2048)
     action.add_argument("--blocks", type=int, help="only the model's first so many decoder blocks (no perplexity then)")
     action.add_argument("--threads", type=int, default=2)
     action.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     action.add_argument("--sides", nargs="+", default=list(SIDES), choices=SIDES)
-    action.add_argument("--seconds", type=float, default=float("inf"), help="no new row is begun after so many")
-    action.add_argument("--commit", help="of tailcut, where the checkout holds no git history")
-    action.add_argument("--batch-tokens", type=int, default=2048)
-    action.add_argument("-o", "--output", type=Path, default=OUTPUT)
     action.set_defaults(device="cpu")
     add_table(actions)
     return parser.parse_args(arguments)

@@ -28,8 +28,8 @@ import cpu_rows
 import gate_errors
 import gate_errors_table
 import interop_table
-import numpy as np
 import oracles_table
+from bench_common import nats_above
 
 from tailcut import codec
 from tailcut.bench import gpu_tables
@@ -86,9 +86,8 @@ def _ppl(row: dict[str, Any], context: str) -> str:
 def _pair(uniform: dict[str, Any], alpha: dict[str, Any] | None, context: str) -> list[str]:
     if alpha is None:
         return [_ppl(uniform, context), "", ""]
-    difference = (np.array(alpha[f"nll_{context}"]) - np.array(uniform[f"nll_{context}"])) / (int(context) - 1)
-    error = difference.std(ddof=1) / np.sqrt(len(difference))
-    return [_ppl(uniform, context), _ppl(alpha, context), f"{difference.mean():+.3f} ({error:.3f})"]
+    above = nats_above(alpha[f"nll_{context}"], uniform[f"nll_{context}"], int(context))
+    return [_ppl(uniform, context), _ppl(alpha, context), "{:+.3f} ({:.3f})".format(*above)]
 
 
 def bits() -> str:
@@ -210,6 +209,11 @@ def alloc_oracles() -> str:
     return oracles_table.render(json.loads((RESULTS / "alloc_oracles.json").read_bytes()))
 
 
+def alloc_table_auto() -> str:
+    """`auto` beside uniform and the best of the others."""
+    return alloc_table_render.render_auto(json.loads((RESULTS / "alloc_table.json").read_bytes()))
+
+
 def alloc_table_outliers() -> str:
     """How much of those differences a few windows make."""
     return alloc_table_render.render_outliers(json.loads((RESULTS / "alloc_table.json").read_bytes()))
@@ -253,6 +257,7 @@ def demo() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "quality": quality,
     "alloc_table": alloc_table,
+    "alloc_table_auto": alloc_table_auto,
     "alloc_table_outliers": alloc_table_outliers,
     "alloc_bits": bits,
     "alloc_oracles": alloc_oracles,

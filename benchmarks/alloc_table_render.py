@@ -216,14 +216,15 @@ def plot(content: dict[str, Any], out: Path) -> None:
     mpl.use("Agg")
     mpl.rcParams["svg.hashsalt"] = "tailcut"  # the same file from the same numbers
     from matplotlib import pyplot as plt
+    from matplotlib import ticker
 
     rows, targets = Rows(content), tuple(reversed(SPARSITIES))
-    names = [
-        name
-        for name in VARIANTS
-        if name != BASE and any(rows.seen(m, p, targets) for m in rows.models for p in PRUNERS)
-    ]
-    shape, size = (len(rows.models), len(targets)), (4.0 * len(targets), 0.28 * len(names) * len(rows.models) + 1)
+    seen = {name for model in rows.models for pruner in PRUNERS for name in rows.seen(model, pruner, targets)}
+    names = [name for name in VARIANTS if name != BASE and name in seen]
+    shape, size = (
+        (len(rows.models), len(targets)),
+        (4.0 * len(targets), (0.28 * len(names) + 0.9) * len(rows.models) + 0.5),
+    )
     figure, panels = plt.subplots(*shape, figsize=size, squeeze=False, sharey=True, layout="constrained")
     for line, model in zip(panels, rows.models, strict=True):
         for panel, target in zip(line, targets, strict=True):
@@ -231,6 +232,12 @@ def plot(content: dict[str, Any], out: Path) -> None:
                 _points(panel, rows, (model, pruner, target), names, offset)
             panel.axvline(1.0, color="0.6", linewidth=1)
             panel.set_xscale("log")
+            panel.xaxis.set_major_locator(
+                ticker.LogLocator(subs=(0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.5, 2.0, 3.0), numticks=12)
+            )
+            panel.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+            panel.xaxis.set_minor_locator(ticker.NullLocator())
+            panel.tick_params(axis="x", labelsize=8)
             panel.set_title(f"{model}, {float(target):.0%}", fontsize=9)
             panel.set_yticks(range(len(names)), names, fontsize=8)
             panel.invert_yaxis() if panel is panels[0][0] else None

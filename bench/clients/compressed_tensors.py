@@ -1,6 +1,6 @@
 """transformers with compressed-tensors: the directory that `tailcut pack --format compressed-tensors` wrote.
 
-vLLM reads the same `quantization_config` by the same package; it is not installed here, it wants a GPU.
+vLLM reads the same `quantization_config` by the same package: see vllm_packed.py.
 """
 
 from pathlib import Path

@@ -48,6 +48,8 @@ INTEROP: Final[dict[str, tuple[str, ...]]] = {
     "bench/environment.py": ("tests/bench/clients",),
     "export": ("tests/bench/clients",),
     "compress/quantised_dense.py": ("tests/bench/clients",),
+    "compress/structured": ("tests/bench/clients/test_shapes_and_recovered.py",),
+    "compress/recovery": ("tests/bench/clients/test_shapes_and_recovered.py",),
     "constraints.txt": ("tests/bench/clients",),
 }
 

@@ -4,7 +4,7 @@
         --sample-tokens 20000000 --work DIR --minutes 20 --device cuda -o benchmarks/results/recover.json
     python benchmarks/recover.py table benchmarks/results/recover.json
 
-Each target is cut into DIR (kept there, so that it can be exported), scored on the whole text, recovered, and scored again.
+Each target (a sparsity, N:M, either with +int8 or +int4, or a name that --plan NAME=allocation.json gives) is cut into DIR (kept there, so that it can be exported), scored on the whole text, recovered, and scored again.
 --sample-tokens first lets the dense model write so many tokens to DIR/teacher.jsonl, which are learnt from beside --train.
 Rows already in the output are kept, a row that was interrupted goes on from its checkpoint, and --seconds begins no new row
 after so many, so the script can be stopped and run again. The text that is scored is never learnt from: the recovery stops
@@ -30,6 +30,7 @@ from bench_common import (  # beside this script
 )
 from quality import Table, head_of, score
 
+from tailcut import codec
 from tailcut.allocation import Allocation, LayerPlan, Unstructured, parse_nm
 from tailcut.bench.report import markdown_row
 from tailcut.checkpoint import Checkpoint
@@ -59,15 +60,24 @@ def plan_of(target: str) -> LayerPlan:
     )
 
 
+def allocation_of(options: argparse.Namespace, target: str) -> Allocation:
+    """The file that --plan names for a target, or the same for every matrix."""
+    if file := dict(word.split("=", 1) for word in options.plan).get(target):
+        return codec.load(Allocation, Path(file))
+    plan = plan_of(target)
+    return Allocation(
+        {linear.name: plan for linear in find_linears(Checkpoint(options.model))}, {"allocator": "uniform"}
+    )
+
+
 def cut(options: argparse.Namespace, target: str, out: Path) -> float:
     """Compress to `out` unless that was done; seconds it took."""
     seconds = out.with_name(f"{out.name}.seconds")
     if not out.is_dir():
-        began, plan = time.perf_counter(), plan_of(target)
-        plans = {linear.name: plan for linear in find_linears(Checkpoint(options.model))}
+        began = time.perf_counter()
         calibration = Calibration(str(options.calibration), options.samples, options.seqlen, options.seed)
         compress(
-            options.model, Allocation(plans, {"allocator": "uniform"}), out,
+            options.model, allocation_of(options, target), out,
             pruner=options.pruner, calibration=calibration, device=options.device,
         )  # fmt: skip
         write_file(seconds, f"{time.perf_counter() - began}".encode())
@@ -235,6 +245,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     action.add_argument("--sample-tokens", type=int, default=0)
     action.add_argument("--sample-batch", type=int, default=None)
     action.add_argument("--targets", nargs="+", default=list(TARGETS))
+    action.add_argument("--plan", nargs="*", default=[], help="NAME=allocation.json, for the target NAME")
     action.add_argument("--minutes", type=float, default=20.0, help="of training, a row")
     action.add_argument("--steps", type=int, default=None, help="in place of minutes")
     action.add_argument("--methods", default=",".join(DEFAULT_METHODS))

@@ -7,7 +7,11 @@ from typing import Any
 
 import pytest
 
-from tailcut.allocation import NM, LayerPlan, Unstructured
+from tailcut import codec
+from tailcut.allocation import NM, Allocation, LayerPlan, Unstructured
+from tailcut.checkpoint import Checkpoint
+from tailcut.compress.discovery import find_linears
+from tailcut.manifest import Manifest
 
 TinyModel = Callable[..., Path]
 
@@ -41,6 +45,21 @@ def test_rows_are_measured_once_and_shown(
     assert f"{row['ppl_recovered']:.2f}" in shown
     assert "same (" in shown
     assert "that the dense model wrote" in shown
+
+
+def test_a_target_may_be_an_allocation_of_ones_own(
+    load_script: Callable[[str], Any], small_run: Callable[[str], list[str]], tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    script, model = load_script("recover"), tiny_model("llama")
+    plans = {
+        linear.name: LayerPlan(Unstructured(0.2 + 0.3 * linear.block)) for linear in find_linears(Checkpoint(model))
+    }
+    codec.save(Allocation(plans, {"allocator": "mine"}), tmp_path / "mine.json")
+    words = small_run(str(model))
+    words += ["--train", words[words.index("--text") + 1], "--steps", "2", "--train-seqlen", "24", "--train-batch", "4"]
+    script.main([*words, "--plan", f"mine={tmp_path / 'mine.json'}", "--targets", "mine", "--train-samples", "4"])
+    made = codec.load(Manifest, tmp_path / "work" / "mine" / "recovered" / "manifest.json")
+    assert {name: layer.plan for name, layer in made.layers.items()} == plans
 
 
 def test_targets_are_plans(load_script: Callable[[str], Any]) -> None:

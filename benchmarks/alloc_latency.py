@@ -110,7 +110,21 @@ def render(content: dict[str, Any]) -> str:
         interval = f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
         predicted = float(row["plan"]["predicted_speedup"])
         lines.append(f"| {row['asked']:g} | {predicted:.3f} | {interval} | {row['sparsity']:.3f} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", _note(content)])
+
+
+def _note(content: dict[str, Any]) -> str:
+    """Where this was measured, and what the runs themselves say against it."""
+    table = content["table"]
+    machine, precisions = table["machine"], ", ".join(table["dense_step_ms"])
+    steps = [ms for found in table["dense_step_ms"].values() for ms in found]
+    said = {caution for row in content["rows"] for caution in row.get("cautions", ()) if "not asked for" not in caution}
+    note = (
+        f"{content['model']}, {precisions}, engine {table['engine']}, {table['threads']} thread(s), {machine['cpu']}, commit "
+        f"{machine['commit']}; dense steps of the table: {min(steps):.1f} to {max(steps):.1f} ms. Every matrix has its own "
+        "sparsity; in brackets the 95 % interval."
+    )
+    return f"{note} Cautions: {'; '.join(sorted(said))}." if said else note
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -34,6 +34,7 @@ def main() -> None:
     run = clone / "demo-out"
     facts = {
         "command": "make demo",
+        "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),  # None: all cores
         "wall_s": wall,
         "run_s": (run / "report.html").stat().st_mtime - (run / "recipe.json").stat().st_mtime,
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3,

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import torch
 from oracle_code import Oracle  # beside this script
-from oracle_compare import mask_difference, output_error
+from oracle_compare import mask_difference, output_error, tied_in_row
 from oracle_inputs import Called, Dense, Replayed, Site, as_model
 from torch import Tensor
 
@@ -66,14 +66,19 @@ def wanda_rows(oracle: Oracle, sites: list[Site], target: str) -> Iterator[Row]:
 
 
 def variant_rows(oracle: Oracle, sites: list[Site], target: str) -> Iterator[Row]:
-    """Ours is asked for the sparsity that theirs ended at: its search stops within 0.001 of what it was asked for."""
+    """Ours is asked for the sparsity that theirs ended at: its search stops within 0.001 of what it was asked for.
+
+    Theirs turns each row's share into a threshold on the row's scores and removes all that are not above it. So weights whose
+    scores tie in float32 leave together, whatever their shares of the sum.
+    """
     theirs = _walked(oracle, "prune_wanda", sites, target, use_variant=True)
     for site in sites:
         stats, made = site.statistics("norms"), theirs[site.name]
         reached = float((made == 0).double().mean())
         ours = wanda_variant.prune(site.weight, Unstructured(reached), stats)
-        score = wanda_variant.cumulative_share(wanda.importance(site.weight, _present(stats.energy)))
-        yield _masks(site, ours, made, score, None, _ROW_SUM) | {"reached": reached}
+        score = wanda.importance(site.weight, _present(stats.energy))
+        more = {"rounding": _ROW_SUM, "tied": tied_in_row(score)}
+        yield _masks(site, ours, made, wanda_variant.cumulative_share(score), None, **more) | {"reached": reached}
 
 
 def ria_rows(oracle: Oracle, sites: list[Site], target: str) -> Iterator[Row]:
@@ -182,9 +187,13 @@ def _errors(site: Site, ours: Tensor, theirs: Tensor) -> Row:
 
 
 def _masks(
-    site: Site, ours: Tensor, theirs: Tensor, score: Tensor, group: int | None, rounding: float | None = None
+    site: Site,
+    ours: Tensor,
+    theirs: Tensor,
+    score: Tensor,
+    group: int | None,
+    **more: Any,  # noqa: ANN401  (as `mask_difference` takes it)
 ) -> Row:
-    more = {} if rounding is None else {"rounding": rounding}
     zeros = {"ours_zeros": _zeros(ours), "theirs_zeros": _zeros(theirs)}
     return {"matrix": site.name} | mask_difference(ours == 0, theirs == 0, score, group, **more) | zeros
 

@@ -49,6 +49,8 @@ DOCUMENTS = (
     "docs/structured-pruning.md",
     "docs/zero-shot.md",
     "docs/interop.md",
+    "docs/importing.md",
+    "docs/other-tools.md",
 )
 _SLOT = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
@@ -246,10 +248,11 @@ def demo() -> str:
         for item in result.quality
     ]
     checks = "; ".join(f"{check.name}: {check.outcome}" for check in verdict.checks)
+    limit = f" (OMP_NUM_THREADS={data['omp_num_threads']})" if data.get("omp_num_threads") else ""
     summary = (
         f"{result.sparse.sparsity:.0%} of the block weights cut, package {mb[0]:.0f} -> {mb[1]:.0f} MB, "
         f"{', '.join(texts)}. Verdict **{verdict.outcome}** ({checks}). Wall time {data['wall_s'] / 60:.1f} min with set-up "
-        f"from an empty environment, {data['run_s'] / 60:.1f} min of it the run; peak memory {data['peak_rss_mb']:.0f} MB."
+        f"from an empty environment, {data['run_s'] / 60:.1f} min of it the run{limit}; peak memory {data['peak_rss_mb']:.0f} MB."
     )
     return "\n".join([*lines, "", summary])
 
@@ -263,6 +266,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "alloc_oracles": alloc_oracles,
     "alloc_cost": partial(optional, "alloc_cost.json", "alloc_cost"),
     "alloc_zero_shot": partial(optional, "alloc_zero_shot.json", "zero_shot"),
+    "alloc_latency": partial(optional, "alloc_latency.json", "alloc_latency"),
+    "peer_sparseml": partial(optional, "peer_sparseml.json", "sparseml_peer"),
+    "peer_sparseml_first4": partial(optional, "peer_sparseml_first4.json", "sparseml_peer"),
+    "peer_sparseml_tiny": partial(optional, "peer_sparseml_tiny.json", "sparseml_peer"),
     "recover": partial(optional, "recover.json", "recover"),
     "recover_short": partial(optional, "recover.json", "recover", "render_short"),
     "structured": partial(optional, "structured.json", "structured"),
@@ -284,6 +291,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "cpu_quality": deployed_quality,
     "esd": esd,
     "interop": interop,
+    "interop_amx": partial(optional, "interop_amx.json", "interop_table"),
+    "interop_import": partial(optional, "interop_import.json", "import_round_trip"),
     "gpu_products": gpu_products,
     "gpu_crossover": gpu_crossover,
     "gpu_decode": gpu_decode,

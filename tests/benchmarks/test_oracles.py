@@ -182,6 +182,18 @@ def test_ties_are_told_from_differences(compare: Any) -> None:
     assert kinds(compare.mask_difference(masked(0, 1), masked(3, 1), score, 6)) == (2, 0, 0, 0, 2)
 
 
+def test_a_tie_of_the_rows_own_score_is_one(compare: Any) -> None:
+    row = torch.tensor([[3.0, 1.0, 2.0, 1.0 + 1e-7, 5.0, 4.0]])
+    tied = compare.tied_in_row(row)
+    assert tied.tolist() == [[False, True, False, True, False, False]]
+    # what the row's score takes together lies apart by the shares that rank it
+    shares = torch.tensor([[0.5, 0.1, 0.3, 0.2, 0.9, 0.7]])
+    assert kinds(compare.mask_difference(masked(1, 2), masked(3, 2), shares, None)) == (2, 0, 0, 0, 2)
+    assert kinds(compare.mask_difference(masked(1, 2), masked(3, 2), shares, None, tied=tied)) == (2, 0, 2, 0, 0)
+    # and what is no tie stays unexplained
+    assert kinds(compare.mask_difference(masked(1, 2), masked(0, 2), shares, None, tied=tied)) == (2, 0, 1, 0, 1)
+
+
 def test_weights_between_two_counts_are_told_apart(compare: Any) -> None:
     score = torch.arange(1.0, 7.0)[None]
     assert kinds(compare.mask_difference(masked(0), masked(0, 1, 2, 3), score, None)) == (3, 0, 0, 3, 0)

@@ -25,15 +25,18 @@ def installed(*values: Any) -> Any:
     return pytest.param(*values, marks=INSTALLED)
 
 
-def cut(model: Path, out: Path, bits: int | None) -> Path:
+def cut(model: Path, out: Path, bits: int | None, whole: str = "") -> Path:
+    """Half of the weights zero; matrices named `whole` have no bits."""
     from tailcut.allocation import Allocation, LayerPlan, Unstructured
     from tailcut.checkpoint import Checkpoint
     from tailcut.compress.calibration import Calibration
     from tailcut.compress.discovery import find_linears
     from tailcut.compress.run import compress
 
-    plan = LayerPlan(Unstructured(0.5), bits)  # type: ignore[arg-type]
-    plans = {linear.name: plan for linear in find_linears(Checkpoint(model))}
+    def plan(name: str) -> LayerPlan:
+        return LayerPlan(Unstructured(0.5), None if whole and name.endswith(whole) else bits)  # type: ignore[arg-type]
+
+    plans = {linear.name: plan(linear.name) for linear in find_linears(Checkpoint(model))}
     settings: dict[str, Any] = {"pruner": "magnitude", "quantiser": "rtn"}
     compress(model, Allocation(plans, {}), out, calibration=Calibration(samples=1, seqlen=16), **settings)
     return out
@@ -118,3 +121,13 @@ def test_4_bit_weights_need_avx512(name: str, tiny_model: Model, tmp_path: Path)
         return
     with pytest.raises(WorkerError, match="no attribute 'cpu_gemm_wna16'"):
         clients.greedy(name, directory, PROMPT, COUNT)
+
+
+@pytest.mark.parametrize("name", [installed("vllm-packed")])
+def test_matrices_that_it_joins_must_be_quantised_alike(name: str, tiny_model: Model, tmp_path: Path) -> None:
+    from tailcut.compress.quantised_dense import write_compressed_tensors
+
+    model = cut(tiny_model("llama", **WIDTHS), tmp_path / "cut", 8, whole="q_proj")
+    write_compressed_tensors(model, tmp_path / "packed", activations="int8")
+    with pytest.raises(WorkerError, match=r"Found different quantization schemes for the shards of .*qkv_proj"):
+        clients.greedy(name, tmp_path / "packed", PROMPT, COUNT)

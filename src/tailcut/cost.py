@@ -41,7 +41,10 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class CostTable:
-    """Costs of one engine on one machine. `fixed_ms` is the rest of a decode step (head, attention, overhead)."""
+    """Costs of one engine on one machine. `fixed_ms` is the rest of a decode step (head, attention, overhead).
+
+    `factor` is what the entries were multiplied with so that they hold inside of a step; 1 where products were timed alone.
+    """
 
     __pydantic_config__: ClassVar = FORBID_EXTRA
     engine: str
@@ -51,6 +54,10 @@ class CostTable:
     fixed_ms: Mapping[Precision, float] = field(default_factory=dict)
     dense_step_ms: Mapping[Precision, tuple[float, ...]] = field(default_factory=dict)  # samples behind fixed_ms
     made_by: str = ""
+    factor: float = 1.0
+    cut_step_ms: Mapping[Precision, tuple[float, ...]] = field(
+        default_factory=dict
+    )  # of the package that gave the factor
 
     @property
     def precisions(self) -> tuple[Precision, ...]:

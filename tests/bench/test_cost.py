@@ -7,10 +7,15 @@ from pathlib import Path
 import pytest
 
 from tailcut import codec
-from tailcut.allocation import NM, Budget, Dense, LayerPlan, LayerScore, LayerScores, Unstructured
-from tailcut.bench.cost import Effort, from_gpu, measure_costs
+from tailcut.allocation import NM, Allocation, Budget, Dense, LayerPlan, LayerScore, LayerScores, Unstructured
+from tailcut.bench import cost
+from tailcut.bench.cost import Calibrated, Effort, calibrated, from_gpu, measure_costs
 from tailcut.bench.gpu import GpuResult
+from tailcut.checkpoint import Checkpoint
 from tailcut.compress.allocators import Settings, allocate
+from tailcut.compress.calibration import Calibration
+from tailcut.compress.discovery import find_linears
+from tailcut.compress.run import compress
 from tailcut.cost import CostTable
 from tailcut.errors import InputError
 from tailcut.export.run import export
@@ -70,6 +75,58 @@ def test_a_sparse_package_is_refused(package: Path) -> None:
         measure_costs(package, threads=1, effort=LITTLE)
 
 
+@pytest.fixture
+def cut(tiny_model: TinyModel, tmp_path: Path) -> Path:
+    """The same model with 80 % zeros, exported."""
+    model = tiny_model("llama")
+    plans = {linear.name: LayerPlan(Unstructured(0.8)) for linear in find_linears(Checkpoint(model))}
+    compress(model, Allocation(plans, {}), tmp_path / "cut", pruner="magnitude", calibration=Calibration())
+    export(tmp_path / "cut", tmp_path / "sparse")
+    return tmp_path / "sparse"
+
+
+@needs_kernels
+def test_a_cut_package_says_what_products_cost_inside_of_a_step(
+    package: Path, cut: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cost, "_steps", lambda path, *_: (10.0,) if path == package else (5.0,))
+    table = measure_costs(package, threads=1, sparsities=(0.5, 0.8), effort=LITTLE, cut=cut)
+    assert table.cut_step_ms == {"float32": (5.0, 5.0)}
+    sums = []
+    for path in (package, cut):
+        layers = read_manifest(path).layers.values()
+        patterns = [Unstructured(layer.sparsity) if layer.zeros else Dense() for layer in layers]
+        sums.append(sum(table.curve(x.shape, "float32").ms(p) for x, p in zip(layers, patterns, strict=True)))
+    # both packages cost what they took
+    assert table.fixed_ms["float32"] + sums[0] == pytest.approx(10.0)
+    if table.fixed_ms["float32"] > 0.0:  # else the factor was bounded
+        assert table.fixed_ms["float32"] + sums[1] == pytest.approx(5.0)
+    codec_round = codec.from_json(CostTable, codec.to_json(table), "table")
+    assert codec_round == table
+
+
+def test_two_packages_give_a_factor_and_a_fixed_part() -> None:
+    assert calibrated((16.0, 29.0), (4.0, 14.0)) == Calibrated(1.25, 9.0)
+    bounded = calibrated((10.0, 20.0), (5.0, 5.0))  # three times, which would leave less than nothing
+    assert (bounded.factor, bounded.fixed_ms) == (2.0, 0.0)
+    with pytest.raises(InputError, match="too much alike"):
+        calibrated((10.0, 20.0), (9.5, 19.0))
+    with pytest.raises(InputError, match="decodes no faster here"):
+        calibrated((10.0, 20.0), (5.0, 20.0))
+
+
+@needs_kernels
+def test_what_cannot_calibrate_is_refused(package: Path, tiny_model: TinyModel, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no zeros"):
+        measure_costs(package, threads=1, effort=LITTLE, cut=package)
+    export(tiny_model("gemma3_text"), tmp_path / "other")
+    with pytest.raises(InputError, match="matrices are not those of"):
+        measure_costs(package, threads=1, effort=LITTLE, cut=tmp_path / "other")
+    export(tiny_model("llama"), tmp_path / "int8", weights="int8")
+    with pytest.raises(InputError, match="its weights are int8"):
+        measure_costs(package, threads=1, effort=LITTLE, cut=tmp_path / "int8")
+
+
 def test_a_gpu_result_says_what_its_kernels_accelerate() -> None:
     result = codec.load(GpuResult, GPU_RESULT)
     table = from_gpu(result)
@@ -112,6 +169,9 @@ Tailcut = Callable[..., tuple[int, str, str]]
 
 def test_the_command_reads_a_gpu_result(tailcut: Tailcut, tmp_path: Path) -> None:
     out = tmp_path / "cost.json"
+    code, _, errors = tailcut("cost", GPU_RESULT, "-o", out, "--cut", tmp_path)
+    assert code == 2
+    assert "a GPU result holds products alone" in errors
     code, shown, _ = tailcut("cost", GPU_RESULT, "-o", out)
     assert code == 0
     assert "11008 x 4096" in shown

@@ -29,7 +29,11 @@ def command(
         str, typer.Option(help="What to time beside dense, comma-separated.")
     ] = "0.3,0.5,0.6,0.7,0.8,0.9",
     rounds: Annotated[int, typer.Option(help="Turns that each sparsity takes.")] = 8,
-    steps: Annotated[int, typer.Option(help="Dense decode steps before and after.")] = 16,
+    steps: Annotated[int, typer.Option(help="Decode steps before and after.")] = 16,
+    cut: Annotated[
+        Path | None,
+        typer.Option(help="A cut package of the same model: its steps say what products cost inside of a step."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing table.")] = False,
 ) -> None:
     """Time every matrix shape of a model on tailcut's kernels, dense and sparse, and a dense decode step.
@@ -46,6 +50,8 @@ def command(
     if rounds < 1 or steps < 4:
         raise InputError(f"cost needs at least 1 round and 4 steps, got {rounds} and {steps}")
     wanted = _fractions(sparsities)
+    if source.is_file() and cut is not None:
+        raise InputError("--cut needs a dense package to compare with; a GPU result holds products alone")
     if source.is_file():
         table = from_gpu(codec.load(GpuResult, source))
     else:
@@ -55,6 +61,7 @@ def command(
                 threads=threads or len(physical_cpus()),
                 sparsities=wanted,
                 effort=Effort(rounds=rounds, steps=steps),
+                cut=cut,
                 report=report,
             )
     codec.save(table, output)
@@ -82,5 +89,9 @@ def _show(table: "CostTable", output: Path) -> None:
         shown.add_row(f"{shape[0]} x {shape[1]}", precision, *cells)
     tables().print(shown)
     print(f"{output}: milliseconds a product on {table.engine}, {table.threads} threads")
+    if table.cut_step_ms:
+        print(
+            f"inside of a step a product takes {table.factor:.2f} times what it takes alone; the table holds the former"
+        )
     for precision, ms in table.fixed_ms.items():
         print(f"a dense {precision} decode step spends {ms:.3f} ms outside of them")

@@ -270,6 +270,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "alloc_cost": partial(optional, "alloc_cost.json", "alloc_cost"),
     "alloc_zero_shot": partial(optional, "alloc_zero_shot.json", "zero_shot"),
     "alloc_latency": partial(optional, "alloc_latency.json", "alloc_latency"),
+    "alloc_latency_alone": partial(optional, "alloc_latency_alone.json", "alloc_latency"),
     "peer_sparseml": partial(optional, "peer_sparseml.json", "sparseml_peer"),
     "peer_sparseml_first4": partial(optional, "peer_sparseml_first4.json", "sparseml_peer"),
     "peer_sparseml_tiny": partial(optional, "peer_sparseml_tiny.json", "sparseml_peer"),

@@ -71,33 +71,31 @@ def measure_costs(
     manifest, precision = read_manifest(package), _precision(package)
     if any(layer.plan.pattern.sparsity for layer in manifest.layers.values()):
         raise InputError(f"{package}: was cut; costs are measured on the dense package of the model")
-    if cut is not None:
-        _require_cut(cut, package, manifest, precision)
+    theirs = None if cut is None else _manifest_of_cut(cut, package, manifest, precision)
     patterns: tuple[Pattern, ...] = (
         Dense(),
         *(Unstructured(sparsity) for sparsity in sorted(set(sparsities)) if sparsity > 0.0),
     )
     shapes = sorted({layer.shape for layer in manifest.layers.values()})
+    packages = [package] if cut is None else [package, cut]
     with machine_lock(report):
         machine = describe_machine()
-        steps, cut_steps = _both_steps(package, cut, threads, effort)
+        before = [_steps(path, threads, effort) for path in packages]
         entries: list[Cost] = []
         for done, shape in enumerate(shapes, 1):
             entries += _shape_costs(shape, patterns, precision, threads, effort, _pool_bytes(manifest, precision))
             report("cost", done, len(shapes), f"{shape[0]} x {shape[1]}")
-        more, more_cut = _both_steps(package, cut, threads, effort)
+        steps, *cut_steps = [
+            early + _steps(path, threads, effort) for early, path in zip(before, packages, strict=True)
+        ]
     made_by = f"tailcut {__version__} cost"
-    alone = CostTable("tailcut", machine, threads, tuple(entries), {}, {precision: steps + more}, made_by)
-    dense = _products_ms(alone, manifest, precision)
-    step = float(np.median(steps + more))
-    if cut is None:
-        return replace(alone, fixed_ms={precision: max(0.0, step - dense)})
-    found = calibrated(
-        (dense, step), (_products_ms(alone, read_manifest(cut), precision), float(np.median(cut_steps + more_cut)))
-    )
-    return replace(
-        scaled(alone, found.factor), fixed_ms={precision: found.fixed_ms}, cut_step_ms={precision: cut_steps + more_cut}
-    )
+    alone = CostTable("tailcut", machine, threads, tuple(entries), {}, {precision: steps}, made_by)
+    dense = _products_ms(alone, manifest, precision), float(np.median(steps))
+    if theirs is None:
+        return replace(alone, fixed_ms={precision: max(0.0, dense[1] - dense[0])})
+    found = calibrated(dense, (_products_ms(alone, theirs, precision), float(np.median(cut_steps[0]))))
+    table = scaled(alone, found.factor)
+    return replace(table, fixed_ms={precision: found.fixed_ms}, cut_step_ms={precision: cut_steps[0]})
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,24 +145,22 @@ def _products_ms(table: CostTable, manifest: Manifest, precision: Precision) -> 
     return total
 
 
-def _require_cut(cut: Path, package: Path, manifest: Manifest, precision: Precision) -> None:
-    """InputError unless `cut` is the same model with zeros, in the same precision, that the engine takes."""
+def _manifest_of_cut(cut: Path, package: Path, manifest: Manifest, precision: Precision) -> Manifest:
+    """Of `cut`; InputError unless it is the same model with zeros, in the same precision, that the engine takes."""
     if reason := engine.unfit(cut, Workload()):
         raise InputError(reason)
-    theirs = {name: layer.shape for name, layer in read_manifest(cut).layers.items()}
-    if theirs != {name: layer.shape for name, layer in manifest.layers.items()}:
+    theirs = read_manifest(cut)
+    if _shapes(theirs) != _shapes(manifest):
         raise InputError(f"{cut}: its matrices are not those of {package}; give a cut package of the same model")
     if (stated := _precision(cut)) != precision:
         raise InputError(f"{cut}: its weights are {stated}, those of {package} {precision}; export both alike")
-    if not any(layer.zeros for layer in read_manifest(cut).layers.values()):
+    if not any(layer.zeros for layer in theirs.layers.values()):
         raise InputError(f"{cut}: holds no zeros; give a package that `tailcut compress` cut")
+    return theirs
 
 
-def _both_steps(
-    package: Path, cut: Path | None, threads: int, effort: Effort
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Decode steps of the dense package, and of the cut one where there is one."""
-    return _steps(package, threads, effort), () if cut is None else _steps(cut, threads, effort)
+def _shapes(manifest: Manifest) -> dict[str, Shape]:
+    return {name: layer.shape for name, layer in manifest.layers.items()}
 
 
 def from_gpu(result: GpuResult) -> CostTable:

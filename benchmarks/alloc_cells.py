@@ -72,23 +72,19 @@ class Cell:
         return f"{self.model} {self.variant} {self.pruner} {self.target} {self.seed}"
 
     @property
-    def searches(self) -> bool:
-        """Searches are made with seed 0; the other seeds cut the plan that seed 0 found."""
-        return VARIANTS[self.variant].allocator in SEARCHES and self.seed == 0
+    def source(self) -> "Cell | None":
+        """The cell whose search finds this one's plan, which may be itself: searches are made with seed 0. None: none does."""
+        return replace(self, seed=0) if VARIANTS[self.variant].allocator in SEARCHES else None
 
     @property
-    def source(self) -> "Cell | None":
-        """The cell whose search finds this one's plan; None: it makes its own."""
-        searched = VARIANTS[self.variant].allocator in SEARCHES
-        return replace(self, seed=0) if searched and self.seed else None
+    def searches(self) -> bool:
+        return self.source == self
 
     @property
     def needs(self) -> tuple[str, ...]:
         """Which measurements its plan reads: "spectra", "text"."""
         if self.source is not None:
-            return ()
-        if self.searches:
-            return ("spectra", "text")
+            return ("spectra", "text") if self.searches else ()
         variant = VARIANTS[self.variant]
         metrics = set(metrics_needed(variant.allocator, variant.settings.metric))
         kinds = {"spectra": SPECTRA_METRICS, "text": TEXT_METRICS}
@@ -109,9 +105,9 @@ class Cell:
         return allocate(variant.allocator, scores, self.budget, variant.settings)
 
 
-def plan_file(work: Path, key: str) -> Path:
-    """Where a worker leaves the plan that the search of a cell found."""
-    return work / f"{key.replace(' ', '_').replace(':', '-')}.plan.json"
+def search_file(work: Path, key: str, name: str) -> Path:
+    """What the search of a cell leaves: its journal, "search.jsonl", and the plan that it found, "plan.json"."""
+    return work / f"{key.replace(' ', '_').replace(':', '-')}.{name}"
 
 
 def cell_of(text: str) -> Cell:

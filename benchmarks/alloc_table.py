@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import alloc_table_render as shown  # beside this script
-from alloc_cells import PATTERNS, PRUNERS, SPARSITIES, VARIANTS, Cell, cell_of, cells, plan_file
+from alloc_cells import PATTERNS, PRUNERS, SPARSITIES, VARIANTS, Cell, cell_of, cells, search_file
 
 from tailcut.bench.machine import commit, describe_machine, usable_cpus
 from tailcut.errors import InputError
@@ -191,16 +191,14 @@ def tasks_of(wanted: Sequence[Cell], results: Results, models: Sequence[str]) ->
             continue
         makes = {"spectra": ("spectra", cell.model), "text": ("text", cell.model, str(cell.seed))}
         needs = [("dense", cell.model), *(makes[need] for need in cell.needs)]
-        plan = [("plan", cell.source.key)] if cell.source else []
         for need in needs:
             if need not in known:
                 known.add(need)
                 seed = {"seed": need[2]} if len(need) > 2 else {}
                 listed.append({"kind": need[0], "model": need[1], "makes": need, "needs": []} | seed)
-        gives = ("plan", cell.key) if cell.searches else ()
-        listed.append(
-            {"kind": "cell", "key": cell.key, "needs": needs + plan, "searches": cell.searches, "makes": gives}
-        )
+        plan = ("plan", cell.source.key) if cell.source else ()
+        reads, makes_plan = (needs, plan) if cell.searches or not plan else ([*needs, plan], ())
+        listed.append({"kind": "cell", "key": cell.key, "needs": reads, "searches": cell.searches, "makes": makes_plan})
     # what others wait for goes first, for seed 0 of every model at least
     return sorted(listed, key=lambda task: task["kind"] == "cell" or int(task.get("seed", 0)) > 0)
 
@@ -256,7 +254,7 @@ def run(options: argparse.Namespace) -> None:
     wanted = cells(list(models), _narrowed(options))
     listed = tasks_of(wanted, results, list(models))
     made = {tuple(task["makes"]) for task in listed if prepared(task, options.work, results)}
-    made |= {("plan", key) for key in results.rows if plan_file(options.work, key).is_file()}
+    made |= {("plan", key) for key in results.rows if search_file(options.work, key, "plan.json").is_file()}
     todo = [task for task in listed if task["kind"] == "cell" or tuple(task["makes"]) not in made]
     queue = Queue(todo, time.monotonic() + 60 * options.minutes, 60 * options.search_minutes, made=made)
     shared = setup | {

@@ -1,6 +1,7 @@
 """The big table of allocators as Markdown and as a picture; what of a difference a few windows make. No torch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any, Final
@@ -42,6 +43,10 @@ class Rows:
             return None
         nats = [np.asarray(ours[seed]["nll"]) - np.asarray(base[seed]["nll"]) for seed in seeds]
         return np.asarray(np.mean(nats, axis=0) / self.scored, np.float64)
+
+    def places(self) -> Iterator[tuple[str, str, str]]:
+        """Model, pruner and target of every column, in the tables' order."""
+        return product(self.models, PRUNERS, (*reversed(SPARSITIES), *PATTERNS))
 
     def seen(self, model: str, pruner: str, targets: Sequence[str]) -> list[str]:
         """Variants with any of these targets, in the table's order."""
@@ -156,17 +161,15 @@ def render_auto(content: dict[str, Any]) -> str:
     rows = Rows(content)
     head = ["model", "pruner", "cut", "uniform", "best other", "auto", "auto over the best other", "minutes"]
     lines = [markdown_row(head), "|" + " --- |" * len(head)]
-    for model in rows.models:
-        for pruner in PRUNERS:
-            for target in (*reversed(SPARSITIES), *PATTERNS):
-                found = rows.of(model, "auto", pruner, target)
-                if best := _best_other(rows, model, pruner, target):
-                    middle, low, high = ratio_interval(best[1])
-                    name = best[0] if best[0] != BASE else "uniform itself"
-                    told = [_mean(rows.of(model, each, pruner, target)) for each in (BASE, best[0], "auto")]
-                    told[1] += f" ({name})"
-                    told += [f"{middle:.3f} ({low:.3f} to {high:.3f})", f"{found[0]['search']:g}"]
-                    lines.append(markdown_row([model, pruner, target, *told]))
+    for model, pruner, target in rows.places():
+        if best := _best_other(rows, model, pruner, target):
+            middle, low, high = ratio_interval(best[1])
+            name = best[0] if best[0] != BASE else "uniform itself"
+            told = [_mean(rows.of(model, each, pruner, target)) for each in (BASE, best[0], "auto")]
+            told[1] += f" ({name})"
+            minutes = rows.of(model, "auto", pruner, target)[0]["search"]
+            told += [f"{middle:.3f} ({low:.3f} to {high:.3f})", f"{minutes:g}"]
+            lines.append(markdown_row([model, pruner, target, *told]))
     return "\n".join(lines)
 
 
@@ -187,20 +190,12 @@ def render_outliers(content: dict[str, Any]) -> str:
     rows = Rows(content)
     head = ["model", "pruner", "cut", "allocator", "ratio", "windows better", "share of the worst 5 %", "ratio without"]
     lines = [markdown_row(head), "|" + " --- |" * len(head)]
-    for model in rows.models:
-        for pruner in PRUNERS:
-            for target in (*reversed(SPARSITIES), *PATTERNS):
-                for variant in VARIANTS:
-                    found = rows.difference(model, variant, pruner, target)
-                    if variant != BASE and found is not None:
-                        share, rest = worst_share(found)
-                        told = [
-                            f"{np.exp(found.mean()):.3f}",
-                            f"{(found < 0).mean():.0%}",
-                            f"{share:.2f}",
-                            f"{rest:.3f}",
-                        ]
-                        lines.append(markdown_row([model, pruner, target, variant, *told]))
+    for (model, pruner, target), variant in product(rows.places(), VARIANTS):
+        found = rows.difference(model, variant, pruner, target)
+        if variant != BASE and found is not None:
+            share, rest = worst_share(found)
+            told = [f"{np.exp(found.mean()):.3f}", f"{(found < 0).mean():.0%}", f"{share:.2f}", f"{rest:.3f}"]
+            lines.append(markdown_row([model, pruner, target, variant, *told]))
     note = (
         "Windows better: share with a lower loss than under uniform. Share of the worst 5 %: how much of the summed "
         "difference in nats comes from the 5 % of the windows that differ most in its direction (0.05 to 0.15 where all "

@@ -11,14 +11,23 @@ import os
 import sys
 import time
 import traceback
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
 import numpy as np
 import torch
-from alloc_cells import SPECTRA_METRICS, TEXT_METRICS, VARIANTS, Cell, cell_of, merged, plan_file  # beside this script
+from alloc_cells import (
+    SPECTRA_METRICS,
+    TEXT_METRICS,
+    VARIANTS,
+    Cell,
+    cell_of,
+    merged,
+    search_file,
+)  # beside this script
 
 from tailcut import codec, plugins
 from tailcut.allocation import Allocation, LayerScore, LayerScores
@@ -222,14 +231,12 @@ class Worker:
 
     def plan(self, cell: Cell, model: Model) -> Allocation:
         """Arithmetic, a search whose plan is kept, or the plan that such a search left."""
-        work = Path(self.setup.work)
-        if cell.source is not None:
-            return codec.load(Allocation, plan_file(work, cell.source.key))
-        if not cell.searches:
+        if cell.source is None:
             return cell.plan(model.scores(cell))
-        found = self.search(cell, model)
-        codec.save(found, plan_file(work, cell.key))
-        return found
+        file = search_file(Path(self.setup.work), cell.source.key, "plan.json")
+        if cell.searches:
+            codec.save(self.search(cell, model), file)
+        return codec.load(Allocation, file)
 
     def search(self, cell: Cell, model: Model) -> Allocation:
         """The plan of an allocator that tries plans on the calibration text. Its journal stays in the work directory."""
@@ -246,15 +253,23 @@ class Worker:
             calibration=self.setup.drawn_by(cell.seed),
             effort=effort,
             device=self.setup.device,
-            trace=self.setup.file(cell.key.replace(" ", "_").replace(":", "-"), "search.jsonl"),
+            trace=search_file(Path(self.setup.work), cell.key, "search.jsonl"),
         )
-        share = self.setup.share if self.setup.device == "cuda" else 1.0
-        if share < 1.0:  # searches beside each other must not count on the same memory
-            torch.cuda.set_per_process_memory_fraction(share)
-        found: Allocation = searches.search(VARIANTS[cell.variant].allocator, task)
-        if share < 1.0:
-            torch.cuda.set_per_process_memory_fraction(1.0)
+        with self.share_of_gpu():
+            found: Allocation = searches.search(VARIANTS[cell.variant].allocator, task)
         return found
+
+    @contextmanager
+    def share_of_gpu(self) -> Iterator[None]:
+        """Searches beside each other must not count on the same memory; other cells take what they need."""
+        shared = self.setup.device == "cuda" and self.setup.share < 1.0
+        if shared:
+            torch.cuda.set_per_process_memory_fraction(self.setup.share)
+        try:
+            yield
+        finally:  # a search that failed leaves the worker to other cells
+            if shared:
+                torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 def cut(model: Model, allocation: Allocation, cell: Cell) -> tuple[dict[str, Any], Finished]:

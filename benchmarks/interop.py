@@ -40,7 +40,7 @@ from tailcut.progress import Reporter, console
 PROMPT = "The history of science is the story of how people learned to ask"
 COUNT = 64
 CONTEXT, PREFILL = 256, 64  # of the static variant
-HF_LAYOUT, PACKED = "safetensors", "compressed-tensors"
+HF_LAYOUT, PACKED = "safetensors", clients.PACKED
 W8A8 = interop_models.W8A8
 QUANTISED = ("int8", "int4", W8A8)
 ROUNDING = "compressed-tensors"  # the client whose tokens W8A8 is compared with: it rounds activations, in float32

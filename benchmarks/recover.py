@@ -4,7 +4,8 @@
         --sample-tokens 20000000 --work DIR --minutes 20 --device cuda -o benchmarks/results/recover.json
     python benchmarks/recover.py table benchmarks/results/recover.json
 
-Each target (a sparsity, N:M, either with +int8 or +int4, or a name that --plan NAME=allocation.json gives) is cut into DIR (kept there, so that it can be exported), scored on the whole text, recovered, and scored again.
+Each target (a sparsity, N:M, either with +int8 or +int4, or a name that --plan NAME=allocation.json gives) is cut into DIR
+(kept there, so that it can be exported), scored on the whole text, recovered, and scored again.
 --sample-tokens first lets the dense model write so many tokens to DIR/teacher.jsonl, which are learnt from beside --train.
 Rows already in the output are kept, a row that was interrupted goes on from its checkpoint, and --seconds begins no new row
 after so many, so the script can be stopped and run again. The text that is scored is never learnt from: the recovery stops

@@ -248,14 +248,11 @@ def demo() -> str:
         for item in result.quality
     ]
     checks = "; ".join(f"{check.name}: {check.outcome}" for check in verdict.checks)
-    conditions = [f"OMP_NUM_THREADS={data['omp_num_threads']}"] if data.get("omp_num_threads") else []
-    conditions += [f"stopped {data['interrupted']}"] if data.get("interrupted") else []
-    more = f" ({'; '.join(conditions)})" if conditions else ""
-    memory = f"; peak memory {data['peak_rss_mb']:.0f} MB" if data["peak_rss_mb"] else ""
+    limit = f" (OMP_NUM_THREADS={data['omp_num_threads']})" if data["omp_num_threads"] else ""
     summary = (
         f"{result.sparse.sparsity:.0%} of the block weights cut, package {mb[0]:.0f} -> {mb[1]:.0f} MB, "
         f"{', '.join(texts)}. Verdict **{verdict.outcome}** ({checks}). Wall time {data['wall_s'] / 60:.1f} min with set-up "
-        f"from an empty environment, {data['run_s'] / 60:.1f} min of it the run{more}{memory}."
+        f"from an empty environment, {data['run_s'] / 60:.1f} min of it the run{limit}; peak memory {data['peak_rss_mb']:.0f} MB."
     )
     return "\n".join([*lines, "", summary])
 

@@ -9,10 +9,9 @@ import os
 from pathlib import Path
 from typing import Final
 
-from tailcut.bench.clients._paths import DROP
+from tailcut.bench.clients import _paths
 from tailcut.bench.environment import Recipe, installed_reason, python_of
-from tailcut.bench.worker import SCRIPTS, Launch
-from tailcut.errors import InputError
+from tailcut.bench.worker import Launch
 
 LICENCE: Final = "Apache-2.0"
 CACHE_GB: Final = 1  # memory for keys and values; vLLM would take half of the machine's
@@ -37,18 +36,12 @@ def where() -> str:
 
 def launch(directory: Path, threads: int) -> Launch:
     """The worker over a Hugging Face directory; the engine runs in the worker's process, and looks nothing up."""
-    if not (directory / "config.json").is_file():
-        raise InputError(f"{directory}: holds no config.json; vLLM opens Hugging Face directories")
-    if threads < 1:
-        raise InputError(f"threads must be at least 1, got {threads}")
     environment = {
         **_QUIET,
         "PATH": os.pathsep.join([str(python_of(RECIPE).parent), os.defpath]),
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": str(threads),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # threads stay where the bench puts the process
         "VLLM_CPU_KVCACHE_SPACE": str(CACHE_GB),
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     }
-    settings = {"directory": str(directory.resolve()), "threads": threads}
-    return Launch(where(), SCRIPTS / "vllm_client_worker.py", settings, environment, DROP)
+    reads = ("config.json", "vLLM opens Hugging Face directories")
+    return _paths.launch(where(), "vllm_client_worker.py", directory, threads, reads=reads, environment=environment)

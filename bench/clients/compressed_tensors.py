@@ -6,10 +6,11 @@ vLLM reads the same `quantization_config` by the same package: see vllm_packed.p
 from pathlib import Path
 from typing import Final
 
+from tailcut.bench.clients import PACKED
 from tailcut.bench.environment import Recipe, installed_reason, python_of
 from tailcut.bench.worker import SCRIPTS, Launch
 
-TARGET: Final = "compressed-tensors"
+TARGET: Final = PACKED
 LICENCE: Final = "Apache-2.0"
 _RECIPE: Final = Recipe(
     name="compressed-tensors",

@@ -223,8 +223,7 @@ def _free(device: torch.device) -> int:
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         reserved = torch.cuda.memory_reserved(device)
+        unused = reserved - torch.cuda.memory_allocated(device)  # torch's own to give out
         allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total) - reserved
-        return (
-            max(0, min(free, allowed)) + reserved - torch.cuda.memory_allocated(device)
-        )  # what torch holds unused, too
+        return max(0, min(free, allowed)) + unused
     return int(psutil.virtual_memory().available)

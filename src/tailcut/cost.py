@@ -55,9 +55,7 @@ class CostTable:
     dense_step_ms: Mapping[Precision, tuple[float, ...]] = field(default_factory=dict)  # samples behind fixed_ms
     made_by: str = ""
     factor: float = 1.0
-    cut_step_ms: Mapping[Precision, tuple[float, ...]] = field(
-        default_factory=dict
-    )  # of the package that gave the factor
+    cut_step_ms: Mapping[Precision, tuple[float, ...]] = field(default_factory=dict)  # samples behind factor
 
     @property
     def precisions(self) -> tuple[Precision, ...]:

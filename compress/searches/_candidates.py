@@ -32,6 +32,7 @@ class Candidate:
 
     name: str
     allocation: Allocation
+    first: bool = False  # of another kind than those before it: to be heard before any is heard in another setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +43,13 @@ class _Way:
     allocator: str
     budget: Budget
     settings: Settings
+    first: bool = False
 
 
 def candidates(
     scores: LayerScores, grid: Grid, settings: Settings = _NONE
 ) -> tuple[tuple[Candidate, ...], dict[str, str]]:
-    """Plans that differ, uniform first, then every allocator's default, then other settings; and what could not be had.
+    """Plans that differ: uniform, every allocator's default, every metric's, then other settings; and what could not be had.
 
     The second value is allocator (and metric) -> why, one sentence. `settings`: see `Task`.
     """
@@ -60,16 +62,16 @@ def candidates(
         except InputError as error:
             missing.setdefault(f"{way.name.split()[0]} {way.settings.metric or ''}".strip(), str(error))
             continue
-        found.setdefault(_key(allocation), Candidate(way.name, allocation))
+        found.setdefault(_key(allocation), Candidate(way.name, allocation, way.first))
     return tuple(found.values()), missing
 
 
 def uniform(scores: LayerScores, grid: Grid) -> Candidate:
     """The same for every matrix, or as near to that as the ladder comes."""
     if grid.ladder.kind == "nm":  # the mean need not be one pattern
-        return Candidate(UNIFORM, Allocation(grid.plans(grid.even()), origin(UNIFORM, scores, grid.budget)))
+        return Candidate(UNIFORM, Allocation(grid.plans(grid.even()), origin(UNIFORM, scores, grid.budget)), first=True)
     settings = Settings(bit_tau=0.0) if grid.ladder.kind == "bits" else Settings()
-    return Candidate(UNIFORM, grid.fitted(allocate(UNIFORM, scores, grid.budget, settings)))
+    return Candidate(UNIFORM, grid.fitted(allocate(UNIFORM, scores, grid.budget, settings)), first=True)
 
 
 def _key(allocation: Allocation) -> tuple[object, ...]:
@@ -77,26 +79,28 @@ def _key(allocation: Allocation) -> tuple[object, ...]:
 
 
 def _ways(scores: LayerScores, grid: Grid, given: Settings) -> Iterator[_Way]:
-    """Every default, then one more setting of each allocator in turn: wherever it is cut short, all were heard."""
-    budget = grid.budget
+    """Every default, every metric, then one more setting of each allocator in turn: cut short, all kinds were heard."""
+    budget, metrics = grid.budget, [Settings(metric=metric) for metric in _metrics(scores)]
     if grid.ladder.kind == "bits":
-        for settings in (Settings(), *(replace(one, tau=None, bit_tau=one.tau) for one in _shapes(scores))):
-            yield _Way(_called("bits", settings), UNIFORM, budget, settings)
+        for settings in (Settings(), *metrics, *(replace(one, tau=None, bit_tau=one.tau) for one in _shapes(scores))):
+            yield _Way(
+                _called("bits", settings), UNIFORM, budget, settings, first=settings.tau is None and settings.bit_tau is None
+            )
         return
     groups = _groups(scores, budget)
     defaults = [name for name in plugins.names(allocators.PACKAGE) if _plans_freely(name) and name != UNIFORM]
     if grid.ladder.kind == "nm":  # what alpha is to sparsities nm-mixed is to patterns
         groups = {"nm-mixed": groups.pop("alpha"), **groups}
         defaults = ["nm-mixed", *(name for name in defaults if name != "alpha")]
-    told = [(name, Settings()) for name in defaults]
+    told = [(name, Settings()) for name in defaults] + [(next(iter(groups)), one) for one in metrics]
+    firsts = len(told)
     for turn in zip_longest(*groups.values()):
         told += [(name, one) for name, one in zip(groups, turn, strict=True) if one is not None]
-    for name, one in told:
+    for place, (name, one) in enumerate(told):
+        more, cut = one, replace(budget, pattern=None)
         if name == "nm-mixed":
-            more = replace(one, group=given.group, allow_dense=given.allow_dense)
-            yield _Way(_called(name, one), name, budget, more)
-        else:
-            yield _Way(_called(name, one), name, replace(budget, pattern=None), one)
+            more, cut = replace(one, group=given.group, allow_dense=given.allow_dense), budget
+        yield _Way(_called(name, one), name, cut, more, first=place < firsts)
 
 
 def _groups(scores: LayerScores, budget: Budget) -> dict[str, list[Settings]]:
@@ -117,11 +121,15 @@ def _plans_freely(name: str) -> bool:
     return not steps and "cost" not in allocators.load(name).SETTINGS
 
 
-def _shapes(scores: LayerScores) -> list[Settings]:
-    """Every metric that all layers have, at every tau and granularity; the first metrics' ones are spread evenly."""
+def _metrics(scores: LayerScores) -> list[str]:
+    """Every metric that all layers have."""
     known = (name.replace("-", "_") for name in plugins.names("tailcut.compress.metrics"))
-    metrics = [name for name in known if all(name in layer.values for layer in scores.layers)]
-    ways = product(_GRANULARITIES, _TAUS, metrics)
+    return [name for name in known if all(name in layer.values for layer in scores.layers)]
+
+
+def _shapes(scores: LayerScores) -> list[Settings]:
+    """Every metric at every tau and granularity; the first metrics' ones are spread evenly."""
+    ways = product(_GRANULARITIES, _TAUS, _metrics(scores))
     return [Settings(metric=metric, tau=tau, granularity=how) for how, tau, metric in ways]
 
 

@@ -82,10 +82,9 @@ def _ways(scores: LayerScores, grid: Grid, given: Settings) -> Iterator[_Way]:
     """Every default, every metric, then one more setting of each allocator in turn: cut short, all kinds were heard."""
     budget, metrics = grid.budget, [Settings(metric=metric) for metric in _metrics(scores)]
     if grid.ladder.kind == "bits":
-        for settings in (Settings(), *metrics, *(replace(one, tau=None, bit_tau=one.tau) for one in _shapes(scores))):
-            yield _Way(
-                _called("bits", settings), UNIFORM, budget, settings, first=settings.tau is None and settings.bit_tau is None
-            )
+        defaults_first = [Settings(), *metrics]
+        for one in (*defaults_first, *(replace(one, tau=None, bit_tau=one.tau) for one in _shapes(scores))):
+            yield _Way(_called("bits", one), UNIFORM, budget, one, first=one in defaults_first)
         return
     groups = _groups(scores, budget)
     defaults = [name for name in plugins.names(allocators.PACKAGE) if _plans_freely(name) and name != UNIFORM]

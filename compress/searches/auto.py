@@ -8,8 +8,8 @@
    nor search saw. The lowest divergence wins, so the result is no worse there than uniform or the best candidate.
 
 Of the time that 1 leaves, finals get what they need, up to a half; of the rest candidates get 30 %, evolution 70 %. Where that
-is too little to hear every allocator and every metric once, they get up to 60 %: on a small model at 70 % the metric that was
-heard last (alpha-hat) was better than what evolution made of the ones that were heard (docs/experiments.md, 2026-11-23).
+is too little to hear every allocator and every metric once at its defaults, they get up to 60 %: one search that heard 15 of 133
+candidates lost to a metric's default (alpha-hat) that was not among them (docs/experiments.md, "The big table of allocators").
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ REFINED: Final = "refined"
 _STAGE: Final = "candidates"
 _CANDIDATES: Final = 0.3  # share of the quick measurements' time
 _FIRSTS: Final = 0.5  # share that may go to hearing every kind of candidate once,
-_SIFTING: Final = 0.1  # and what the best of them get at least on more text
+_SIFTING: Final = 0.1  # and what the rest of this stage has at least after that
 _FINALS: Final = 0.5  # share of the time after the first final that finals may take
 _ROUNDS: Final = (0.5, 0.75, 1.0)  # of the candidates' share, until when each fidelity may take
 _KEEP: Final = 4  # one in so many goes on to the next fidelity
@@ -114,23 +114,22 @@ def _halve(
     measures: Measures, grid: Grid, known: Sequence[Candidate], shares: _Shares
 ) -> list[tuple[Candidate, float]]:
     """Candidates by divergence: those that reached the highest fidelity first. Never empty: uniform is heard first."""
-    began, measures.until = measures.used, shares.firsts
-    firsts, pool = [one for one in known if one.first], [one for one in known if not one.first]
-    spare = _SIFTING * (shares.evolution - began)
-    ranked = _hear(measures, grid, firsts, 0) or [(known[0], float("inf"))]
+    spare = _SIFTING * (shares.evolution - measures.used)
+    measures.until = shares.firsts
+    firsts = _hear(measures, grid, [one for one in known if one.first], 0) or [(known[0], float("inf"))]
     begin = measures.used
     until = max(shares.candidates, begin + spare)
-    for fidelity, share in enumerate(_ROUNDS):
+    measures.until = begin + (until - begin) * _ROUNDS[0]
+    others = _hear(measures, grid, [one for one in known if not one.first], 0)
+    ranked = heard = sorted([*firsts, *others], key=lambda item: item[1])
+    for fidelity, share in enumerate(_ROUNDS[1:], 1):
+        pool = [candidate for candidate, _ in heard[: max(_AT_LEAST, len(heard) // _KEEP)]]
         measures.until = begin + (until - begin) * share
         heard = _hear(measures, grid, pool, fidelity)
-        if fidelity == 0:
-            heard = sorted([*ranked, *heard], key=lambda item: item[1])
-            pool = [candidate for candidate, _ in heard]
-        before = {candidate.name for candidate, _ in heard}
-        ranked = heard + [item for item in ranked if item[0].name not in before]
+        again = {candidate.name for candidate, _ in heard}
+        ranked = heard + [item for item in ranked if item[0].name not in again]
         if len(heard) < len(pool):
             break
-        pool = [candidate for candidate, _ in heard[: max(_AT_LEAST, len(heard) // _KEEP)]]
     return ranked
 
 

@@ -52,6 +52,14 @@ def test_defaults_come_before_settings() -> None:
     assert plain == sorted(plain, reverse=True)
 
 
+def test_every_metric_is_heard_at_its_defaults_before_any_other_setting() -> None:
+    found, _ = found_of(scores("alpha_peak", "stable_rank", "owl"))
+    firsts = [candidate.first for candidate in found]
+    assert firsts == sorted(firsts, reverse=True)
+    assert {"uniform", "alpha", "owl", "alpha metric=stable_rank"} <= {one.name for one in found if one.first}
+    assert not any("tau=" in one.name or "spread=" in one.name for one in found if one.first)
+
+
 def test_no_plan_twice_and_all_meet_the_budget() -> None:
     measured = scores("alpha_peak", "alpha_mid", "owl", "dlp", curves=True)
     found, _ = found_of(measured)

@@ -1,6 +1,8 @@
 """The command line. Each command is one file in `commands/`; heavy imports happen when it is called."""
 
+import signal
 import sys
+from types import FrameType
 from typing import NoReturn
 
 import typer
@@ -14,6 +16,16 @@ _GPU_FULL = (
     "use a larger GPU, or --device cpu"
 )
 _GO_ON = "interrupted; nothing was left half-written, run the same command again to go on"
+
+
+class _Interrupted(KeyboardInterrupt):
+    """Ctrl-C. Where a plain KeyboardInterrupt passes through `exec` (a dataclass being made), caught above or not,
+    Python 3.11 to 3.13 end by killing themselves with SIGINT, and the exit code that was asked for is lost."""
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise _Interrupted
+
 
 app = typer.Typer(
     name="tailcut",
@@ -50,6 +62,8 @@ def _register() -> None:
 def main() -> NoReturn:
     """Run one command; every expected failure is one sentence on stderr and its exit code."""
     _register()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # ignored where a shell put us in the background
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         app(prog_name="tailcut")
     except TailcutError as error:

@@ -13,14 +13,14 @@ The same sweep serves the quantisers (gptq, joint): a `Rounder` says what a kept
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, Protocol
 
 import torch
 from torch import Tensor
 
 from tailcut.allocation import NM, Dense, Pattern, Unstructured
-from tailcut.compress.masks import count_removed, lowest, require_divisible
+from tailcut.compress.masks import count_removed, require_divisible
+from tailcut.compress.pruners._columns import Block, Grid, walk
 from tailcut.compress.pruners._given import damped, finite_weight
 from tailcut.compress.statistics import Needs, Statistics, exact_float32
 from tailcut.errors import InputError
@@ -33,26 +33,15 @@ DAMPING: Final = (0.01, 0.1, 1.0)  # share of the mean diagonal; the first that 
 class Rounder(Protocol):
     """What the weights that a sweep keeps become."""
 
-    def begin(self, start: int, kept: Tensor) -> None:
-        """The sweep arrives at column `start`: kept [columns, rows] of its block as corrected so far, removed ones zero."""
+    def begin(self, start: int, kept: Tensor) -> Grid | None:
+        """The sweep arrives at column `start`: kept [columns, rows] of its block as corrected so far, removed ones zero -> the
+        grid of the block; None: they stay as they are.
+        """
         ...
 
-    def round(self, column: int, kept: Tensor) -> Tensor:
-        """Weights [rows] of one column, removed ones zero -> what is stored of them."""
+    def end(self, start: int, finished: Tensor) -> None:
+        """The block that begins at column `start` is done: finished [columns, rows]."""
         ...
-
-
-class _Exact:
-    """No rounding."""
-
-    def begin(self, start: int, kept: Tensor) -> None:
-        pass
-
-    def round(self, column: int, kept: Tensor) -> Tensor:
-        return kept
-
-
-EXACT: Final = _Exact()
 
 
 def prune(weight: Tensor, pattern: Pattern, stats: Statistics) -> Tensor:
@@ -111,7 +100,7 @@ def sweep(
     factor: Tensor,
     dead: Tensor,
     pattern: Pattern | tuple[Unstructured, ...],
-    rounder: Rounder = EXACT,
+    rounder: Rounder | None = None,
     frozen: Tensor | None = None,
 ) -> Tensor:
     """Columns left to right in blocks; `weight` [rows, columns] is changed in place and returned.
@@ -128,65 +117,19 @@ def sweep(
         stop = min(start + width, columns)
         inner, local = weight[:, start:stop].T.contiguous(), factor[start:stop, start:stop]
         held = torch.zeros_like(inner, dtype=torch.bool) if frozen is None else frozen[:, start:stop].T
-        block = _Block(start, inner, local.diagonal()[:, None], dead[start:stop, None], held)
-        if isinstance(pattern, NM):
-            mask = block.groups(slice(None), pattern)
-        else:
-            shares = [part.sparsity for part in parts]
-            mask = block.lowest([count_removed(rows * stop, s) - count_removed(rows * start, s) for s in shares])
-        rounder.begin(start, inner.masked_fill(mask, 0.0))
+        block = Block(inner, local.diagonal()[:, None], dead[start:stop, None], held)
         scaled = factor[start:stop] / block.diagonal
-        lost = _block_columns(block, scaled[:, start:stop], mask, pattern, rounder)
+        counts = [
+            count_removed(rows * stop, part.sparsity) - count_removed(rows * start, part.sparsity) for part in parts
+        ]
+        gone = pattern if isinstance(pattern, NM) else block.lowest(counts)
+        grid = None
+        if rounder is not None:
+            mask = block.groups(slice(None), gone) if isinstance(gone, NM) else gone
+            grid = rounder.begin(start, inner.masked_fill(mask, 0.0))
+        lost = walk(block, scaled[:, start:stop], gone, grid)
+        if rounder is not None:
+            rounder.end(start, inner)
         weight[:, start:stop] = inner.T
         weight[:, stop:].addmm_(lost.T, scaled[:, stop:], alpha=-1.0)
     return weight
-
-
-@dataclass(frozen=True, slots=True)
-class _Block:
-    """Columns from `start`: their transposed weights [columns, rows], the factor's diagonal and dead inputs [columns, 1],
-    and weights that end as zero [columns, rows].
-    """
-
-    start: int
-    inner: Tensor
-    diagonal: Tensor
-    dead: Tensor
-    held: Tensor
-
-    def saliency(self, part: slice) -> Tensor:
-        """w^2 / U_jj^2; held weights and dead inputs below everything."""
-        score = (self.inner[part] / self.diagonal[part]).square_()
-        return score.masked_fill_(self.dead[part], -1.0).masked_fill_(self.held[part], -2.0)
-
-    def lowest(self, counts: Sequence[int]) -> Tensor:
-        """True at the lowest `counts` of each of as many equal parts of the rows, and where a weight is held."""
-        scores = self.saliency(slice(None)).chunk(len(counts), dim=1)
-        masks = [lowest(score.flatten(), count).view_as(score) for score, count in zip(scores, counts, strict=True)]
-        return torch.cat(masks, dim=1) | self.held
-
-    def groups(self, part: slice, pattern: NM) -> Tensor:
-        """True at what N:M removes of every group of some columns, by the weights as they are now."""
-        score = self.saliency(part).T.reshape(self.inner.shape[1], -1, pattern.block)
-        return lowest(score, pattern.block - pattern.keep).flatten(-2).T | self.held[part]
-
-
-def _block_columns(
-    block: _Block, scaled: Tensor, mask: Tensor, pattern: Pattern | tuple[Unstructured, ...], rounder: Rounder
-) -> Tensor:
-    """Zero, round and correct the block in place; returns what each weight lost when its turn came [columns, rows].
-
-    `scaled`: the block's factor with every row divided by its diagonal. As few calls a column as can be: on a GPU the
-    time of this loop is that of launching its kernels.
-    """
-    inner, lost = block.inner, torch.empty_like(block.inner)
-    for column in range(len(inner)):
-        if isinstance(pattern, NM) and column % pattern.block == 0:
-            group = slice(column, column + pattern.block)
-            mask[group] = block.groups(group, pattern)
-        now = inner[column]
-        kept = rounder.round(block.start + column, now.masked_fill(mask[column], 0.0))
-        torch.sub(now, kept, out=lost[column])
-        now.copy_(kept)
-        inner[column + 1 :].addcmul_(scaled[column, column + 1 :, None], lost[column], value=-1.0)
-    return lost

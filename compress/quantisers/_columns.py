@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from tailcut.allocation import Bits
+from tailcut.compress.pruners._columns import Grid
 from tailcut.compress.quantisers._grid import Quantised, scale_of, to_integers
-from tailcut.quantised import GROUP, scales_shape
+from tailcut.quantised import GROUP, LARGEST, scales_shape
 
 
 class Columns:
@@ -24,17 +25,20 @@ class Columns:
         if bits == 8:
             self._scales = scale_of(weight, bits, None)
 
-    def begin(self, start: int, kept: Tensor) -> None:
+    def begin(self, start: int, kept: Tensor) -> Grid:
         """The sweep arrives at column `start`; kept [columns, rows] of the block as corrected, removed ones zero."""
         if self._bits != 8:
             cost = None if self._cost is None else self._cost[start : start + len(kept)]
             self._scales[:, start // GROUP] = scale_of(kept.T, self._bits, cost)
+        return Grid(self._of(start), LARGEST[self._bits])
 
-    def round(self, column: int, kept: Tensor) -> Tensor:
-        """Weights [rows] of one column -> the same on the grid."""
-        scales = self._scales if self._bits == 8 else self._scales[:, column // GROUP]
-        self._q[column] = to_integers(kept, scales, self._bits)
-        return self._q[column].float() * scales
+    def end(self, start: int, finished: Tensor) -> None:
+        """Integers of a block [columns, rows] that lies on its grid."""
+        self._q[start : start + len(finished)] = to_integers(finished, self._of(start), self._bits)
+
+    def _of(self, start: int) -> Tensor:
+        """Scales [rows] of the block at column `start`."""
+        return self._scales if self._bits == 8 else self._scales[:, start // GROUP]
 
     def result(self) -> Quantised:
         return Quantised(self._q.T.contiguous(), self._scales)

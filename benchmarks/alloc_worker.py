@@ -48,7 +48,7 @@ from tailcut.compress.spectra import resolve_device
 from tailcut.compress.statistics import exact_float32, quick_float32
 from tailcut.windows import perplexity, read_text
 
-_TOKENS_AT_ONCE: Final = 8192  # of the test text, on a GPU
+_TOKENS_AT_ONCE: Final = 32768  # of the test and the calibration text, on a GPU
 
 
 @dataclass(frozen=True)

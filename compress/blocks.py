@@ -20,7 +20,9 @@ from tailcut.compress.resident import Weights
 from tailcut.errors import InputError
 from tailcut.windows import Tokens
 
-TOKENS_PER_BATCH: Final = 2048
+TOKENS_PER_BATCH: Final = 2048  # on a CPU
+# on a GPU, where few tokens are launches and little else: float32 inputs of the widest matrix of a block
+_BATCH_BYTES: Final = 1 << 28
 
 
 @dataclass(slots=True)
@@ -55,7 +57,7 @@ class Stream:
 def open_stream(weights: Weights, tokens: Tokens, batch: int | None = None) -> Stream:
     """Token windows [windows, length] -> the stream in front of block 0. Call `weights.load_rest()` before."""
     require_known_tokens(weights, tokens)
-    size = batch or max(1, TOKENS_PER_BATCH // tokens.shape[1])
+    size = batch or max(1, _tokens_per_batch(weights) // tokens.shape[1])
     blocks, tape = weights.skeleton.blocks, Tape()
     home = _home(weights, tokens)
     batches: list[Tensor] = []
@@ -127,6 +129,13 @@ def _forward(weights: Weights, tokens: Tokens, positions: Tensor | None) -> Tens
             return logits
         logits = model(input_ids=ids, use_cache=False).logits
         return logits[:, -1:] if positions is None else logits[:, positions.to(weights.device)]
+
+
+def _tokens_per_batch(weights: Weights) -> int:
+    if weights.device.type != "cuda":
+        return TOKENS_PER_BATCH
+    widest = max(max(parameter.shape) for parameter in weights.skeleton.blocks[0].parameters())
+    return max(TOKENS_PER_BATCH, _BATCH_BYTES // (4 * widest))
 
 
 def _home(weights: Weights, tokens: Tokens) -> torch.device:

@@ -23,6 +23,7 @@ from esd import AnonymousMemory, anonymous_bytes  # beside this script
 
 from tailcut import plugins
 from tailcut.bench.machine import describe_machine
+from tailcut.bench.report import markdown_row
 from tailcut.files import write_file
 
 PACKAGE = "tailcut.compress.metrics"
@@ -103,6 +104,33 @@ def summary(row: dict[str, Any]) -> dict[str, float]:
     numbers = {kind: median(sample["s"] for sample in row[kind]) for kind in ("cold", "warm") if row[kind]}
     added = median(sample["peak_bytes"] - sample["before_bytes"] for sample in row["cold"] or row["warm"])
     return {f"{kind}_s": round(value, 3) for kind, value in numbers.items()} | {"added_mb": round(added / 1e6, 1)}
+
+
+def render(content: dict[str, Any]) -> str:
+    """A row a metric and model, the dearest first; what reads the spectrum shares eigenvalues, whose cost the first one has."""
+    lines = [markdown_row(["model", "metric", "reads", "seconds", "with spectra cached, s", "memory added, MB"])]
+    lines.append("|" + " --- |" * 6)
+    notes = []
+    for model, data in content["models"].items():
+        told = {name: summary(row) for name, row in data["metrics"].items()}
+        for name in sorted(told, key=lambda one: -told[one].get("cold_s", told[one].get("warm_s", 0.0))):
+            row, needs = told[name], data["metrics"][name]["needs"]
+            seconds = [f"{row[kind]:.1f}" if kind in row else "" for kind in ("cold_s", "warm_s")]
+            lines.append(markdown_row([model, name, needs, *seconds, f"{row['added_mb']:.0f}"]))
+        notes.append(_note(model, data))
+    return "\n".join([*lines, "", " ".join(notes)])
+
+
+def _note(model: str, data: dict[str, Any]) -> str:
+    rows, machine = data["metrics"].values(), data["machine"]
+    runs = max(len(row[kind]) for row in rows for kind in ("cold", "warm"))
+    text = next((row["calibration"] for row in rows if "calibration" in row), None)
+    read = f", {text['samples']} x {text['seqlen']} tokens of {text['text']}" if text else ""
+    where = f"{machine['cpu']}, {machine['cores']} cores" if data["device"] == "cpu" else data["device"]
+    return (
+        f"{model}: {data['parameters'] / 1e6:.0f} M parameters, {data['matrices']} matrices{read}; {where}; "
+        f"{'one run' if runs == 1 else f'medians of {runs} runs'} each in a process of its own, commit {machine['commit']}."
+    )
 
 
 def parse() -> argparse.Namespace:

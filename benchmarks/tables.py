@@ -265,6 +265,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "alloc_bits": bits,
     "alloc_oracles": alloc_oracles,
     "alloc_cost": partial(optional, "alloc_cost.json", "alloc_cost"),
+    "alloc_metrics": partial(optional, "alloc_metrics.json", "metrics"),
     "alloc_zero_shot": partial(optional, "alloc_zero_shot.json", "zero_shot"),
     "alloc_latency": partial(optional, "alloc_latency.json", "alloc_latency"),
     "alloc_latency_alone": partial(optional, "alloc_latency_alone.json", "alloc_latency"),

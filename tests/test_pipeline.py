@@ -182,22 +182,6 @@ def test_ctrl_c_says_how_to_go_on(tiny_model: TinyModel, tmp_path: Path) -> None
     assert "Traceback" not in errors
 
 
-def test_ctrl_c_while_a_dataclass_is_made_has_its_exit_code() -> None:
-    code = (
-        "import os, signal\n"
-        "from tailcut import cli\n"
-        "cli._register = lambda: None\n"
-        "cli.app = lambda **_: exec('os.kill(os.getpid(), signal.SIGINT); signal.pause()')\n"
-        "cli.main()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
-    assert done.returncode == 130, done.stderr
-    assert "run the same command again" in done.stderr
-
-
 def test_an_absent_engine_is_not_measured_and_not_passed(tiny_model: TinyModel, tmp_path: Path) -> None:
     out = tmp_path / "out"
     home = environment(tmp_path) | {"TAILCUT_ENGINES": str(tmp_path / "none")}

@@ -1,6 +1,7 @@
 """The command line: exit codes, one sentence on stderr, data on stdout, no traceback for bad input."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,22 @@ def test_expected_failures_are_one_sentence_with_their_code(
         cli.main()
     assert caught.value.code == code
     assert capsys.readouterr().err.startswith(words)
+
+
+def test_ctrl_c_while_a_dataclass_is_made_has_its_exit_code() -> None:
+    code = (
+        "import os, signal\n"
+        "from tailcut import cli\n"
+        "cli._register = lambda: None\n"
+        "cli.app = lambda **_: exec('os.kill(os.getpid(), signal.SIGINT); signal.pause()')\n"
+        "cli.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    assert done.returncode == 130, done.stderr
+    assert "run the same command again" in done.stderr
 
 
 def test_an_unexpected_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tailcut.checkpoint import Checkpoint
-from tailcut.compress.blocks import finish, open_stream
+from tailcut.compress.blocks import _tokens_per_batch, finish, open_stream
 from tailcut.compress.resident import Weights
 from tailcut.compress.skeleton import build_skeleton
 from tailcut.errors import InputError
@@ -50,6 +50,16 @@ def test_other_storage_dtype_is_read_exactly(tiny_model: TinyModel) -> None:
         model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
         expected = model(torch.from_numpy(TOKENS)).logits
     assert torch.allclose(run_through(opened(directory), None), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("widest", "tokens"), [(64, 1 << 20), (1 << 16, 2048)])
+def test_a_gpu_takes_what_fits_a_quarter_of_a_gigabyte(widest: int, tokens: int, tiny_model: TinyModel) -> None:
+    checkpoint = Checkpoint(tiny_model("llama"))
+    skeleton = build_skeleton(checkpoint)
+    if widest > 64:
+        skeleton.blocks[0].wide = torch.nn.Linear(1, widest, device="meta")
+    assert _tokens_per_batch(Weights(checkpoint, skeleton, "cuda", torch.float32)) == tokens
+    assert _tokens_per_batch(Weights(checkpoint, skeleton, "cpu", torch.float32)) == 2048
 
 
 def test_only_one_block_is_resident(tiny_model: TinyModel) -> None:

@@ -19,8 +19,8 @@ from tailcut.compress.masks import lowest
 
 _WIDEST: Final = 128  # columns that a program holds
 _GROUP: Final = 16  # largest group that it ranks: all pairs are compared, unrolled
-_ROWS: Final = 8  # rows that a program holds: one warp, 32 weights a lane
-_LEAST_CAPABILITY: Final = (7, 0)
+_ROWS: Final = 4  # rows that a program, one warp, holds: with 8 the walk with groups no longer fits the registers
+_LEAST_CAPABILITY: Final = (8, 0)  # what Triton supports
 
 
 @dataclass(frozen=True, slots=True)

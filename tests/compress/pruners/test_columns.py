@@ -1,6 +1,11 @@
 """The walk over a block of columns: the Triton kernel (in Triton's interpreter without a GPU) against the plain walk in float64."""
 
+import os
+import platform
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,6 +30,7 @@ def fused(monkeypatch: pytest.MonkeyPatch) -> None:
     from tailcut.compress.pruners import _columns_kernel
 
     monkeypatch.setattr(_columns, "_kernel", lambda device: _columns_kernel.walk)
+    monkeypatch.setattr(_columns, "_ROWS", 8)  # half as many programs for the interpreter
 
 
 def drawn(columns: int, rows: int, seed: int) -> tuple[Block, Tensor, Tensor]:
@@ -158,6 +164,32 @@ def test_wide_groups_and_other_devices_take_the_plain_walk(monkeypatch: pytest.M
     for pattern in (NM(16, 32), NM(96, 192)):  # groups too wide to rank; a block wider than a program holds
         pruned = sparsegpt.prune(weight, pattern, stats)
         assert ((pruned != 0).reshape(4, -1, pattern.block).sum(-1) == pattern.keep).all()
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="Triton ships its assembler for x86-64")
+def test_it_compiles_for_gpus_that_are_not_here(tmp_path: Path) -> None:
+    """In a process without the interpreter, for sm_80 and sm_90: masks, groups, grids."""
+    types = ["*fp32", "*u8", "*fp32", "*fp32", "*u8", "*fp32", "*fp32", "i32", "i32", "fp32"]
+    code = f"""
+import inspect
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, compile
+from tailcut.compress.pruners import _columns
+from tailcut.compress.pruners._columns_kernel import walk
+names = list(inspect.signature(walk.fn).parameters)
+kinds = dict(zip(names, {types} + ["constexpr"] * 5))
+for capability, group, rounds in ((80, 0, False), (90, 8, True)):
+    fixed = dict(KEEP=group // 2, GROUP=group, ROUNDS=rounds, COLUMNS=_columns._WIDEST, ROWS=_columns._ROWS)
+    source = ASTSource(walk, kinds, constexprs=fixed)
+    made = compile(source, target=GPUTarget("cuda", capability, 32), options=dict(num_warps=1))
+    assert len(made.asm["cubin"]) > 0
+    print(capability)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["80", "90"], done.stderr
 
 
 @pytest.mark.gpu

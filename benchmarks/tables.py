@@ -276,6 +276,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "recover_short": partial(optional, "recover.json", "recover", "render_short"),
     "structured": partial(optional, "structured.json", "structured"),
     "structured_short": partial(optional, "structured.json", "structured", "render_short"),
+    "structured_cpu": partial(optional, "structured_cpu.json", "structured"),
     "structured_speed": partial(optional, "structured_speed.json", "structured_speed"),
     "cpu_decode": decode,
     "cpu_engines": partial(engines, "cpu_engines.json"),

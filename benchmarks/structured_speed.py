@@ -66,15 +66,18 @@ def run(options: argparse.Namespace) -> None:
         "rows": {},
     }
     if output.is_file():
-        data["rows"] = json.loads(output.read_bytes())["rows"]
+        found = json.loads(output.read_bytes())
+        if any(found[name] != value for name, value in settings.items()):
+            raise SystemExit(f"{output}: holds rows of another model or workload; give another -o, or remove it")
+        data["rows"] = found["rows"]
     with console() as report:
         for file in sorted(options.work.glob("package*.json")):
             about = json.loads(file.read_bytes())
             key = f"{about['name']} at {about['ratio']:g}"
             if key not in data["rows"]:
                 pair = options.work / "dense", options.work / about.pop("package")
-                found = bench(*pair, engines=ENGINES, workload=workload, report=report)
-                data["rows"][key] = about | {"result": json.loads(codec.to_json(found))}
+                result = bench(*pair, engines=ENGINES, workload=workload, report=report)
+                data["rows"][key] = about | {"result": json.loads(codec.to_json(result))}
                 write_file(output, (json.dumps(data, separators=(",", ":")) + "\n").encode())
 
 

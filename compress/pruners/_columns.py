@@ -25,15 +25,19 @@ _LEAST_CAPABILITY: Final = (8, 0)  # what Triton supports
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """What the kept weights of a block are rounded to: integers of at most `largest`, times steps [rows] >= 0."""
+    """What weights are rounded to: integers of at most `largest`, times steps >= 0 [rows], or of any shape that divides them."""
 
     steps: Tensor
     largest: int
 
-    def nearest(self, weights: Tensor) -> Tensor:
-        """Weights [..., rows] on the grid; ties to even."""
+    def integers(self, weights: Tensor) -> Tensor:
+        """Weights [..., rows] over the steps, rounded (ties to even) and cut off; float."""
         divisor = torch.where(self.steps > 0, self.steps, 1.0)
-        return (weights / divisor).round_().clamp_(-self.largest, self.largest).mul_(self.steps)
+        return (weights / divisor).round_().clamp_(-self.largest, self.largest)
+
+    def nearest(self, weights: Tensor) -> Tensor:
+        """Weights [..., rows] on the grid."""
+        return self.integers(weights).mul_(self.steps)
 
 
 @dataclass(frozen=True, slots=True)

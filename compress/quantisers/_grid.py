@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tailcut.allocation import Bits
+from tailcut.compress.pruners._columns import Grid
 from tailcut.quantised import GROUP, LARGEST
 
 # 3 and 2 bits want about 0.7 and 0.45 of the largest of 128 normal weights; 4 bits 0.9
@@ -61,8 +62,7 @@ def scales_of(weight: Tensor, bits: Bits, clip: bool) -> Tensor:
 
 def to_integers(weight: Tensor, scales: Tensor, bits: Bits) -> Tensor:
     """Nearest integers (ties to even) of weights over scales of a shape that divides them -> int8."""
-    steps = torch.where(scales > 0, scales, 1.0)
-    return (weight / steps).round_().clamp_(-LARGEST[bits], LARGEST[bits]).to(torch.int8)
+    return Grid(scales, LARGEST[bits]).integers(weight).to(torch.int8)
 
 
 def _searched(weight: Tensor, scales: Tensor, bits: Bits, cost: Tensor) -> Tensor:

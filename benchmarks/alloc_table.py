@@ -264,7 +264,7 @@ def run(options: argparse.Namespace) -> None:
         "work": str(options.work.resolve()),
         "search_minutes": options.search_minutes,
         "search_evaluations": options.search_evaluations,
-        "share": 1 / options.workers_a_gpu,
+        "share": options.share or 1 / options.workers_a_gpu,
     }
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # `timeout` ends a call as Ctrl-C does, with the file saved
     try:
@@ -309,6 +309,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     action.add_argument("--work", type=Path, required=True)
     action.add_argument("--gpus", type=int, default=0, help="0: the CPU")
     action.add_argument("--workers-a-gpu", type=int, default=1)
+    action.add_argument("--share", type=float, help="of a GPU's memory that a search may take; default: one worker's")
     action.add_argument("--minutes", type=float, default=1e6, help="no cell is started after these")
     action.add_argument("--grace", type=float, default=40.0, help="seconds after which running cells are given up")
     action.add_argument("--context", type=int, default=2048)

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from tailcut.checkpoint import Checkpoint
 from tailcut.compress.blocks import Stream, finish, open_stream, run_through
-from tailcut.compress.heads import next_nats, position_chunks, vocabulary
+from tailcut.compress.heads import next_tokens, position_chunks, vocabulary
+from tailcut.compress.kl import kl_and_nats, prepared
 from tailcut.compress.resident import Weights
 from tailcut.compress.skeleton import build_skeleton
 from tailcut.compress.spectra import resolve_device
@@ -89,15 +90,12 @@ def _batch_losses(model: Finished, reference: Finished, tokens: Tokens, ours: Te
     for positions in position_chunks(model.weights, len(tokens), tokens.shape[1] - 1, _LOGITS[device.type]):
         logits = finish(model.weights, model.stream, tokens, ours, positions)
         wanted = finish(reference.weights, reference.stream, tokens, theirs, positions).to(device)
+        targets = next_tokens(tokens, positions).to(device)
         with torch.inference_mode():
-            sums[0] += next_nats(logits, tokens, positions).sum(1, dtype=torch.float64)
-            sums[1] += kl(wanted.log_softmax(-1), logits).sum(1, dtype=torch.float64)
+            kl, nats = kl_and_nats(prepared(wanted), logits, targets)
+            sums[0] += nats.sum(1, dtype=torch.float64)
+            sums[1] += kl.sum(1, dtype=torch.float64)
     return sums.cpu()
-
-
-def kl(log_p: Tensor, logits: Tensor) -> Tensor:
-    """Log-probabilities and another's logits, [..., vocabulary] -> KL(p || q) [...] in nats, float32."""
-    return logits.log_softmax(-1).neg_().add_(log_p).mul_(log_p.exp()).sum(-1)
 
 
 def _run(model_dir: Path, windows: Tokens, device: str, batch: int, report: Reporter) -> Finished:

@@ -24,8 +24,13 @@ def position_chunks(weights: Weights, windows: int, stop: int, logits: int) -> I
         yield torch.arange(start, min(start + size, stop))
 
 
+def next_tokens(tokens: Tokens, positions: Tensor) -> Tensor:
+    """Tokens [windows, length] -> those after the positions, int64 [windows, positions]."""
+    return torch.from_numpy(tokens[:, positions.numpy() + 1].copy())
+
+
 def next_nats(logits: Tensor, tokens: Tokens, positions: Tensor) -> Tensor:
     """Logits [windows, positions, vocabulary] of `tokens` [windows, length] -> nats of each next token [windows, positions]."""
-    targets = torch.from_numpy(tokens[:, positions.numpy() + 1].copy()).to(logits.device)
+    targets = next_tokens(tokens, positions).to(logits.device)
     nats = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
     return nats.view_as(targets)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tailcut.bitmask import Array
 from tailcut.checkpoint import Checkpoint
+from tailcut.compress.attention import quicken
 from tailcut.compress.skeleton import Skeleton, TensorNames, head_tensor
 from tailcut.errors import InputError
 
@@ -31,6 +32,8 @@ class Weights:
     def __init__(self, checkpoint: Checkpoint, skeleton: Skeleton, device: str, dtype: torch.dtype) -> None:
         self.checkpoint, self.skeleton = checkpoint, skeleton
         self.device, self.dtype = torch.device(device), dtype
+        if self.device.type == "cuda":
+            quicken(skeleton.model)
         self._names = TensorNames(checkpoint, skeleton)
         self.rest: dict[str, str] = {}  # parameter name -> checkpoint tensor of what `load_rest` loaded
 

@@ -4,9 +4,6 @@ The plain walk runs anywhere; on a GPU its time is that of launching five kernel
 the whole block (`_columns_kernel`). The two give the same up to the rounding of sums.
 """
 
-import functools
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,12 +12,12 @@ import torch
 from torch import Tensor
 
 from tailcut.allocation import NM
+from tailcut.compress import fused
 from tailcut.compress.masks import lowest
 
 _WIDEST: Final = 128  # columns that a program holds
 _GROUP: Final = 16  # largest group that it ranks: all pairs are compared, unrolled
 _ROWS: Final = 4  # rows that a program, one warp, holds: with 8 the walk with groups no longer fits the registers
-_LEAST_CAPABILITY: Final = (8, 0)  # what Triton supports
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,16 +116,7 @@ def _walk_fused(
     return lost
 
 
-@functools.cache
 def _kernel(device: str) -> Any:  # noqa: ANN401
-    """The fused walk, or None: no GPU, no Triton, or no C compiler, which Triton needs to launch what it compiled."""
-    compilers = (os.environ.get("CC"), shutil.which("cc"), shutil.which("gcc"), shutil.which("clang"))
-    if device != "cuda" or not any(compilers) or torch.cuda.get_device_capability() < _LEAST_CAPABILITY:
-        return None
-    try:
-        from tailcut.compress.pruners import _columns_kernel
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != "triton":
-            raise
-        return None
-    return _columns_kernel.walk
+    """The fused walk, or None where it cannot run."""
+    found = fused.kernels("pruners._columns_kernel", device)
+    return None if found is None else found.walk

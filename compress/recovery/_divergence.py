@@ -14,27 +14,20 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import kl_div
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
+from tailcut.compress.kl import kl_sum
 from tailcut.windows import Tokens
 
 _LOGITS: Final = {"cpu": 1 << 22, "cuda": 1 << 27}  # of one model held at once (512 MB float32 on a GPU)
 
 
-def kl_sum(theirs: Tensor, ours: Tensor) -> Tensor:
-    """Sum of KL(theirs || ours) over logits [positions, vocabulary], in float32."""
-    log_p, log_q = theirs.float().log_softmax(-1), ours.float().log_softmax(-1)
-    return kl_div(log_q, log_p, reduction="sum", log_target=True)
-
-
 @dataclass(frozen=True, slots=True)
 class Ways:
-    """What a training step calls: models that answer as their decoders do, and `kl_sum`."""
+    """What a training step calls: models that answer as their decoders do."""
 
     student: Callable[..., Any]
     teacher: Callable[..., Any]
-    kl_sum: Callable[[Tensor, Tensor], Tensor] = kl_sum
 
     @classmethod
     def of(cls, student: Any, teacher: Any, *, compiled: bool) -> "Ways":  # noqa: ANN401  (untyped library objects)
@@ -43,7 +36,7 @@ class Ways:
         if not compiled:
             return cls(ours, theirs)
         fused: Any = functools.partial(torch.compile, dynamic=False)
-        return cls(fused(ours), fused(theirs), fused(kl_sum))
+        return cls(fused(ours), fused(theirs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +60,7 @@ class Pair:
         leaf = hidden.detach().flatten(0, 1).requires_grad_()
         total = torch.zeros((), device=self.device)
         for rows in self._chunks(leaf, wanted):
-            loss = self._kl(leaf, wanted, rows, self.ways.kl_sum) * (share / len(leaf))
+            loss = self._kl(leaf, wanted, rows) * (share / len(leaf))
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         if leaf.grad is None:
@@ -87,15 +80,15 @@ class Pair:
             with self._precision():
                 hidden = _decoded(self.student.get_decoder(), ids).flatten(0, 1)
             wanted = _decoded(self.teacher.get_decoder(), ids).flatten(0, 1)
-            sums = [float(self._kl(hidden, wanted, rows, kl_sum)) for rows in self._chunks(hidden, wanted)]
+            sums = [float(self._kl(hidden, wanted, rows)) for rows in self._chunks(hidden, wanted)]
         return sum(sums) / len(hidden)
 
-    def _kl(self, hidden: Tensor, wanted: Tensor, rows: slice, kl: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    def _kl(self, hidden: Tensor, wanted: Tensor, rows: slice) -> Tensor:
         """Sum of KL over some positions; hidden states [positions, width] of student and teacher."""
         with torch.no_grad():
             theirs = _headed(self.teacher, wanted[rows])
         with self._precision():  # one for each chunk: it keeps casts of the head, whose graph a backward frees
-            return kl(theirs, _headed(self.student, hidden[rows]))
+            return kl_sum(theirs, _headed(self.student, hidden[rows]))
 
     def _chunks(self, *hidden: Tensor) -> Iterator[slice]:
         vocabulary = int(self.student.get_input_embeddings().weight.shape[0])

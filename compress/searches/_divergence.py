@@ -2,7 +2,7 @@
 
     KL = mean over positions of sum over the vocabulary of p (log p - log q)      p dense, q cut; nats
 
-Logits exist a chunk of positions at a time. The dense log-probabilities are kept where `limit` bytes hold them all; where
+Logits exist a chunk of positions at a time. The dense model's side is kept where `limit` bytes hold all of it; where
 they do not (a vocabulary of 262144 at 65536 tokens takes 69 GB), they are computed again from the hidden states.
 """
 
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from tailcut.compress.blocks import Stream, finish
-from tailcut.compress.divergence import kl
 from tailcut.compress.heads import position_chunks
+from tailcut.compress.kl import kl, prepared
 from tailcut.compress.resident import Weights
 from tailcut.windows import Tokens
 
@@ -34,7 +34,7 @@ class Reference:
     stream: Stream  # its tape only; batches may be anything
     tokens: Tokens
     hidden: Sequence[Tensor]
-    limit: int = 0  # bytes of dense log-probabilities that may be kept
+    limit: int = 0  # bytes of the dense model's logits that may be kept
     _kept: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     _bytes: int = 0
 
@@ -47,16 +47,16 @@ class Reference:
             held = _LOGITS.get(self.weights.device.type, _LOGITS["cpu"])
             for positions in position_chunks(self.weights, len(hidden), tokens.shape[1], held):
                 logits = finish(self.weights, self.stream, tokens, hidden, positions)
-                dense = self._log_probabilities(batch, tokens, positions)
+                dense = self._dense(batch, tokens, positions)
                 total += float(kl(dense, logits).sum(dtype=torch.float64))
         return (float("inf") if isnan(total) else total), tokens.size
 
-    def _log_probabilities(self, batch: int, tokens: Tokens, positions: Tensor) -> Tensor:
+    def _dense(self, batch: int, tokens: Tokens, positions: Tensor) -> Tensor:
         key = (batch, int(positions[0]))
         if key in self._kept:
             return self._kept[key]
         logits = finish(self.weights, self.stream, tokens, self.hidden[batch], positions)
-        made = torch.log_softmax(logits, -1)
+        made = prepared(logits)
         if self._bytes + made.nbytes <= self.limit:
             self._kept[key] = made
             self._bytes += made.nbytes

@@ -1,5 +1,6 @@
 """Streaming sums equal the direct formulas."""
 
+import pytest
 import torch
 
 from tailcut.compress.statistics import Accumulator

@@ -224,6 +224,6 @@ def _free(device: torch.device) -> int:
         free, total = torch.cuda.mem_get_info(device)
         reserved = torch.cuda.memory_reserved(device)
         unused = reserved - torch.cuda.memory_allocated(device)  # torch's own to give out
-        allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total) - reserved
+        allowed = int(torch.cuda.get_per_process_memory_fraction(device.index) * total) - reserved
         return max(0, min(free, allowed)) + unused
     return int(psutil.virtual_memory().available)

@@ -68,7 +68,9 @@ def test_the_gradient(dtype: torch.dtype) -> None:
     double = ours.detach().double().requires_grad_()
     wanted = exact(theirs, double).sum() * 0.25
     wanted.backward()  # type: ignore[no-untyped-call]
-    assert ours.grad is not None and ours.grad.dtype == dtype and double.grad is not None
+    assert ours.grad is not None
+    assert double.grad is not None
+    assert ours.grad.dtype == dtype
     assert float(loss.detach()) == pytest.approx(float(wanted.detach()), rel=1e-5)
     # log-sums near 20 in float32 (2e-6, and so is a share), then rounded to the dtype; 1e-7: float16 holds nothing smaller
     assert torch.allclose(ours.grad.double(), double.grad, rtol=max(1e-5, torch.finfo(dtype).eps), atol=1e-7)

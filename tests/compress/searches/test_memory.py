@@ -20,8 +20,13 @@ GB = 10**9
 def test_a_share_of_the_gpu_bounds_what_is_free(
     free: int, share: float, reserved: int, allocated: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def share_of(device: torch.device | int | None) -> float:
+        if device is not None:  # torch's own refuses "cuda" without a number
+            torch.cuda._utils._get_device_index(device)
+        return share
+
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 80 * GB))
-    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _: share)
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", share_of)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: reserved)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: allocated)
     assert _prepare._free(torch.device("cuda")) == expected

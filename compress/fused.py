@@ -3,7 +3,7 @@
 import functools
 import os
 import shutil
-from importlib import import_module
+from collections.abc import Callable
 from typing import Any, Final
 
 import torch
@@ -12,13 +12,13 @@ _LEAST_CAPABILITY: Final = (8, 0)  # what Triton supports
 
 
 @functools.cache
-def kernels(module: str, device: str) -> Any:  # noqa: ANN401  (Triton's kernels have no type)
-    """The module below tailcut.compress, or None: no GPU, no Triton, or no C compiler, which Triton needs to launch."""
+def kernels(load: Callable[[], Any], device: str) -> Any:  # noqa: ANN401  (Triton's kernels have no type)
+    """The module that `load` imports, or None: no GPU, no Triton, or no C compiler, which Triton needs to launch."""
     compilers = (os.environ.get("CC"), shutil.which("cc"), shutil.which("gcc"), shutil.which("clang"))
     if device != "cuda" or not any(compilers) or torch.cuda.get_device_capability() < _LEAST_CAPABILITY:
         return None
     try:
-        return import_module(f"tailcut.compress.{module}")
+        return load()
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != "triton":
             raise

@@ -88,4 +88,10 @@ def _fused(theirs: Tensor, ours: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _kernels(logits: Tensor) -> Any:  # noqa: ANN401  (Triton's kernels have no type)
-    return fused.kernels("_kl_kernel", logits.device.type)
+    return fused.kernels(_load, logits.device.type)
+
+
+def _load() -> Any:  # noqa: ANN401
+    from tailcut.compress import _kl_kernel
+
+    return _kl_kernel

@@ -118,5 +118,11 @@ def _walk_fused(
 
 def _kernel(device: str) -> Any:  # noqa: ANN401
     """The fused walk, or None where it cannot run."""
-    found = fused.kernels("pruners._columns_kernel", device)
+    found = fused.kernels(_load, device)
     return None if found is None else found.walk
+
+
+def _load() -> Any:  # noqa: ANN401
+    from tailcut.compress.pruners import _columns_kernel
+
+    return _columns_kernel

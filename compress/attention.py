@@ -16,7 +16,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 _NAME: Final = "tailcut"
-# not cuDNN's, which makes a new plan for every length that it meets
+# not cuDNN's, which plans anew for other shapes, and a cache grows by one position a step (its cost is not measured)
 _KERNELS: Final = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 _THEIRS: Final = ("position_bias", "cache", "softcap")  # arguments that are left to transformers
 

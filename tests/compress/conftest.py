@@ -1,5 +1,8 @@
 """What the tests of cutting share: allocations for any tiny model, a calibration text, byte comparison."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -46,6 +49,16 @@ def calibration(text: Path) -> Calibration:
 @pytest.fixture
 def half() -> Unstructured:
     return Unstructured(0.5)
+
+
+@pytest.fixture
+def without_interpreter(tmp_path: Path) -> Callable[[str], subprocess.CompletedProcess[str]]:
+    """Run code in a process of its own that compiles Triton's kernels."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path)
+    return lambda code: subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
 
 
 def files_of(directory: Path) -> dict[str, bytes]:

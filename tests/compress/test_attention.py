@@ -101,7 +101,7 @@ def test_models_with_attention_of_their_own_stay_as_they_are() -> None:
 
 
 @pytest.mark.gpu
-def test_float32_passes_take_no_attention_matrix_and_agree_with_the_cpu(tiny_model: TinyModel) -> None:
+def test_float32_passes_on_a_gpu_agree_with_the_cpu(tiny_model: TinyModel) -> None:
     model_dir = tiny_model("llama")
     windows = np.random.default_rng(0).integers(0, 90, (3, 48))
     cpu, gpu = (directory_nll(model_dir, windows, device=device) for device in ("cpu", "cuda"))

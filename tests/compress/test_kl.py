@@ -1,10 +1,8 @@
 """KL of logits: the Triton kernels (in Triton's interpreter without a GPU) and the plain way against the sum in float64."""
 
-import os
 import platform
 import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -131,7 +129,9 @@ def test_no_kernels_without_a_gpu() -> None:
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="Triton ships its assembler for x86-64")
-def test_they_compile_for_gpus_that_are_not_here(tmp_path: Path) -> None:
+def test_they_compile_for_gpus_that_are_not_here(
+    without_interpreter: Callable[[str], subprocess.CompletedProcess[str]],
+) -> None:
     """In a process without the interpreter, for sm_80 and sm_90, float32 and bfloat16 logits."""
     pytest.importorskip("triton", reason="Triton has no build for this platform; the kernels are not used there")
     code = """
@@ -148,9 +148,7 @@ for capability, dtype in ((80, "fp32"), (90, "bf16")):
         assert len(made.asm["cubin"]) > 0
     print(capability)
 """
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["TRITON_CACHE_DIR"] = str(tmp_path)
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    done = without_interpreter(code)
     assert done.stdout.split() == ["80", "90"], done.stderr
 
 

@@ -1,11 +1,9 @@
 """The walk over a block of columns: the Triton kernel (in Triton's interpreter without a GPU) against the plain walk in float64."""
 
-import os
 import platform
 import subprocess
-import sys
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -167,7 +165,9 @@ def test_wide_groups_and_other_devices_take_the_plain_walk(monkeypatch: pytest.M
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="Triton ships its assembler for x86-64")
-def test_it_compiles_for_gpus_that_are_not_here(tmp_path: Path) -> None:
+def test_it_compiles_for_gpus_that_are_not_here(
+    without_interpreter: Callable[[str], subprocess.CompletedProcess[str]],
+) -> None:
     """In a process without the interpreter, for sm_80 and sm_90: masks, groups, grids."""
     types = ["*fp32", "*u8", "*fp32", "*fp32", "*u8", "*fp32", "*fp32", "i32", "i32", "fp32"]
     code = f"""
@@ -185,10 +185,7 @@ for capability, group, rounds in ((80, 0, False), (90, 8, True)):
     assert len(made.asm["cubin"]) > 0
     print(capability)
 """
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["TRITON_CACHE_DIR"] = str(tmp_path)
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = without_interpreter(code)
     assert done.stdout.split() == ["80", "90"], done.stderr
 
 

@@ -45,7 +45,7 @@ class Stream:
 
     def again(self) -> "Stream":
         """The same stream where it stands, to be moved on its own."""
-        return Stream(list(self.batches), self.tape, self.device)
+        return type(self)(list(self.batches), self.tape, self.device)
 
     def _run(self, index: int, block: nn.Module, hidden: Tensor) -> Tensor:
         with torch.inference_mode():

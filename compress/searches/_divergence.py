@@ -3,7 +3,8 @@
     KL = mean over positions of sum over the vocabulary of p (log p - log q)      p dense, q cut; nats
 
 Logits exist a chunk of positions at a time. The dense model's side is kept where `limit` bytes hold all of it; where
-they do not (a vocabulary of 262144 at 65536 tokens takes 69 GB), they are computed again from the hidden states.
+they do not (a vocabulary of 262144 at 65536 tokens takes 69 GB), they are computed again from the hidden states. `every`
+is for vocabularies whose heads cost more than the blocks: the logits of every position are not worth their time.
 """
 
 from collections.abc import Sequence
@@ -35,21 +36,24 @@ class Reference:
     tokens: Tokens
     hidden: Sequence[Tensor]
     limit: int = 0  # bytes of the dense model's logits that may be kept
+    every: int = 1  # of so many positions one is scored
     _kept: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     _bytes: int = 0
 
     def divergence(self, batch: int, hidden: Tensor) -> tuple[float, int]:
-        """Sum of nats over the positions of one batch, and how many there are. Not-a-number counts as infinite."""
+        """Sum of nats over the scored positions of one batch, and how many those are. Not-a-number counts as infinite."""
         start = sum(len(one) for one in self.hidden[:batch])
         tokens = self.tokens[start : start + len(hidden)]
-        total = 0.0
+        every = min(self.every, tokens.shape[1])
+        total, scored = 0.0, tokens.shape[1] // every
         with torch.inference_mode():
             held = _LOGITS.get(self.weights.device.type, _LOGITS["cpu"])
-            for positions in position_chunks(self.weights, len(hidden), tokens.shape[1], held):
+            for chunk in position_chunks(self.weights, len(hidden), scored, held):
+                positions = every * (chunk + 1) - 1
                 logits = finish(self.weights, self.stream, tokens, hidden, positions)
                 dense = self._dense(batch, tokens, positions)
                 total += float(kl(dense, logits).sum(dtype=torch.float64))
-        return (float("inf") if isnan(total) else total), tokens.size
+        return (float("inf") if isnan(total) else total), len(hidden) * scored
 
     def _dense(self, batch: int, tokens: Tokens, positions: Tensor) -> Tensor:
         key = (batch, int(positions[0]))

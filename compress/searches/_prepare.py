@@ -3,10 +3,10 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import psutil
 import torch
@@ -19,6 +19,7 @@ from tailcut.compress.calibration import CalibrationTokens, draw_apart, tokens_s
 from tailcut.compress.collecting import collect
 from tailcut.compress.cutting import Method
 from tailcut.compress.discovery import Linear, linears_of_skeleton
+from tailcut.compress.heads import vocabulary
 from tailcut.compress.job import choose
 from tailcut.compress.resident import Weights
 from tailcut.compress.searches import Task
@@ -27,6 +28,7 @@ from tailcut.compress.searches._divergence import Reference
 from tailcut.compress.searches._finals import Finals
 from tailcut.compress.searches._grid import Grid, make_grid
 from tailcut.compress.searches._measures import Measures
+from tailcut.compress.searches._passes import QuickStream
 from tailcut.compress.searches._proxy import Proxy
 from tailcut.compress.searches._trace import open_trace
 from tailcut.compress.skeleton import build_skeleton
@@ -119,6 +121,7 @@ def examine(task: Task, how: Mapping[str, object]) -> Subject:
         "batch": [texts.batch, texts.fidelities],
         "seed": task.calibration.seed,
         "device": device,
+        "passes": "quick",
         "versions": [__version__, torch.__version__, transformers.__version__],
         **how,
     }
@@ -158,6 +161,7 @@ def prepare(subject: Subject, report: Reporter) -> tuple[Proxy, Finals]:
             open_stream(weights, texts.search, texts.batch),
             open_stream(weights, texts.final, texts.batch),
         ]
+        streams = [QuickStream.of(stream) for stream in streams]
         starts = [stream.again() for stream in streams]
         statistics = _through(subject, streams, report)
     resident = Weights(weights.checkpoint, build_skeleton(weights.checkpoint), str(weights.device), weights.dtype)
@@ -172,13 +176,21 @@ def prepare(subject: Subject, report: Reporter) -> tuple[Proxy, Finals]:
         weights.device,
         int(free * _FOR_BANK),
     )
-    quick = Reference(weights, starts[1], texts.search, streams[1].batches, int(free * _FOR_PROBABILITIES))
+    kept = int(free * _FOR_PROBABILITIES)
+    quick = Reference(weights, starts[1], texts.search, streams[1].batches, kept, _every(subject))
     slow = Reference(weights, starts[2], texts.final, streams[2].batches)
     proxy = Proxy(subject.grid, bank, resident, starts[1].batches, quick)
     return proxy, Finals(weights, subject.linears, subject.method, starts[0], starts[2], slow)
 
 
-def _through(subject: Subject, streams: list[Stream], report: Reporter) -> dict[str, Statistics]:
+def _every(subject: Subject) -> int:
+    """Of how many positions the quick measure scores one, so that two heads take no longer than the blocks."""
+    model: Any = subject.weights.skeleton.model
+    heads = 2 * vocabulary(subject.weights) * int(model.get_input_embeddings().weight.shape[1])
+    return max(1, round(heads / sum(linear.parameters for linear in subject.linears)))
+
+
+def _through(subject: Subject, streams: Sequence[Stream], report: Reporter) -> dict[str, Statistics]:
     """All streams through the dense model; statistics of the first, in RAM from where they take too much of the device.
 
     The streams end behind the last block.

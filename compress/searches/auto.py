@@ -7,8 +7,8 @@
 4. finals: the refined plan, the best candidates and uniform, all really cut, judged on windows that neither statistics
    nor search saw. The lowest divergence wins, so the result is no worse there than uniform or the best candidate.
 
-Of the time that 1 leaves, finals get what they need, up to a half; of the rest candidates get 30 %, evolution 70 %. Where that
-is too little to hear every allocator and every metric once at its defaults, they get up to 60 %: one search that heard 15 of 133
+Of the time that 1 leaves, finals get what they need, up to a quarter, but two at least; of the rest candidates get 30 %, evolution
+70 %. Where that is too little to hear every allocator and every metric once at its defaults, they get up to 60 %: one search that heard 15 of 133
 candidates lost to a metric's default (alpha-hat) that was not among them (docs/experiments.md, "The big table of allocators").
 """
 
@@ -33,7 +33,7 @@ _STAGE: Final = "candidates"
 _CANDIDATES: Final = 0.3  # share of the quick measurements' time
 _FIRSTS: Final = 0.5  # share that may go to hearing every kind of candidate once,
 _SIFTING: Final = 0.1  # and what the rest of this stage has at least after that
-_FINALS: Final = 0.5  # share of the time after the first final that finals may take
+_FINALS: Final = 0.25  # share of the time after the first final that finals may take
 _ROUNDS: Final = (0.5, 0.75, 1.0)  # of the candidates' share, until when each fidelity may take
 _KEEP: Final = 4  # one in so many goes on to the next fidelity
 _AT_LEAST: Final = 3

@@ -14,7 +14,7 @@ from tailcut.checkpoint import Checkpoint
 from tailcut.compress.calibration import Calibration
 from tailcut.compress.discovery import find_linears
 from tailcut.compress.run import compress
-from tailcut.compress.searches import Effort, Task
+from tailcut.compress.searches import Effort, Task, _prepare
 from tailcut.compress.searches._grid import Grid
 from tailcut.compress.searches._prepare import Subject, examine, prepare
 from tailcut.errors import InputError
@@ -45,9 +45,9 @@ def logits_of(model: Any, tokens: np.ndarray) -> torch.Tensor:
     return logits.double()
 
 
-def divergence(dense: Any, cut: Any, tokens: np.ndarray) -> float:
-    """KL in float64 from transformers' logits."""
-    p, q = (torch.log_softmax(logits_of(model, tokens), -1) for model in (dense, cut))
+def divergence(dense: Any, cut: Any, tokens: np.ndarray, scored: slice = slice(None)) -> float:
+    """KL in float64 from transformers' logits, over these positions."""
+    p, q = (torch.log_softmax(logits_of(model, tokens)[:, scored], -1) for model in (dense, cut))
     return float((p.exp() * (p - q)).sum(-1).mean())
 
 
@@ -72,6 +72,43 @@ def test_quick_divergence_is_that_of_the_pruned_model(
     assert proxy.divergence(levels, every) == pytest.approx(wanted, rel=1e-3, abs=1e-6)
     assert proxy.divergence(np.zeros_like(levels), every) == pytest.approx(0.0, abs=1e-6)
     assert proxy.divergence(levels, every) == pytest.approx(wanted, rel=1e-3, abs=1e-6)  # back where it was
+
+
+@pytest.mark.parametrize("every", [2, 5, 10_000])
+def test_quick_divergence_may_score_some_positions(
+    every: int, tiny_model: TinyModel, calibration: Calibration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of windows of 48 tokens: every other; 9 in the place of 48; the last."""
+    monkeypatch.setattr(_prepare, "_every", lambda subject: every)
+    subject, grid, proxy, finals = prepared(tiny_model("llama"), calibration, "magnitude")
+    zeroed, cut = grid.names[0], model_of(tiny_model("llama"))
+    levels = np.zeros(len(grid.names), dtype=np.int64)
+    levels[0] = 40
+    weight = cut.get_submodule(zeroed).weight.data
+    weight.view(-1)[
+        weight.abs().flatten().argsort(stable=True)[: int(weight.numel() * 40 * grid.ladder.unit + 1e-6)]
+    ] = 0.0
+    step = min(every, subject.texts.search.shape[1])
+    wanted = divergence(model_of(tiny_model("llama")), cut, subject.texts.search, slice(step - 1, None, step))
+    assert proxy.divergence(levels, range(proxy.batches)) == pytest.approx(wanted, rel=1e-3, abs=1e-6)
+    assert finals.reference.every == 1  # what decides scores them all
+
+
+@pytest.mark.parametrize(("head", "expected"), [(0.15, 1), (1.5, 3)])
+def test_fewer_positions_where_heads_take_longer_than_blocks(
+    head: float,
+    expected: int,
+    tiny_model: TinyModel,
+    calibration: Calibration,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`head`: weights of one, in those of all blocks. The quick measure needs two, the dense model's and the cut one's."""
+    directory = tiny_model("llama")
+    subject, *_ = prepared(directory, calibration, "magnitude")
+    hidden = int(model_of(directory).config.hidden_size)
+    blocks = sum(linear.parameters for linear in subject.linears)
+    monkeypatch.setattr(_prepare, "vocabulary", lambda weights: int(head * blocks / hidden))
+    assert _prepare._every(subject) == expected
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])

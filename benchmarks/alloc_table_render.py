@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from alloc_cells import PATTERNS, PRUNERS, SAME, SEARCHES, SPARSITIES, VARIANTS  # beside this script
+from alloc_cells import PATTERNS, PRUNERS, SAME, SPARSITIES, VARIANTS  # beside this script
 from bench_common import mean_and_error
 
 from tailcut.bench.report import markdown_row
@@ -157,7 +157,7 @@ def _note(content: dict[str, Any]) -> str:
 
 
 def render_auto(content: dict[str, Any]) -> str:
-    """What `auto` found beside uniform and the best allocator that does not search, over the seeds that both have."""
+    """What `auto` found beside uniform and the best of all others, evo among them, over the seeds that both have."""
     rows = Rows(content)
     head = ["model", "pruner", "cut", "uniform", "best other", "auto", "auto over the best other", "minutes"]
     lines = [markdown_row(head), "|" + " --- |" * len(head)]
@@ -174,8 +174,8 @@ def render_auto(content: dict[str, Any]) -> str:
 
 
 def _best_other(rows: Rows, model: str, pruner: str, target: str) -> tuple[str, Floats] | None:
-    """The allocator without a search that comes nearest to `auto`, and auto's nats a token above it by window."""
-    others = [name for name, variant in VARIANTS.items() if variant.allocator not in SEARCHES]
+    """The other allocator that is best beside `auto`, and auto's nats a token above it by window."""
+    others = [name for name in VARIANTS if name != "auto"]
     pairs = [(name, rows.difference(model, "auto", pruner, target, name)) for name in others]
     found = [(name, nats) for name, nats in pairs if nats is not None]
     return max(found, key=lambda pair: float(pair[1].mean())) if found else None
@@ -202,6 +202,23 @@ def render_outliers(content: dict[str, Any]) -> str:
         "windows differ alike; above 1 where the others go the other way). Ratio without: perplexity ratio over the rest."
     )
     return "\n".join([*lines, "", note])
+
+
+def render_again(content: dict[str, Any]) -> str:
+    """Cells measured twice: how much rounding alone moves one, by model and sparsity."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for key, row in content["rows"].items():
+        model, _, _, target, _ = key.split()
+        first, second = row["ppl"]
+        found.setdefault((model, target), []).append(float(np.log(first / second)))
+    head = ["model", "cut", "cells", "first over second (95 %)", "scatter of one, robust", "largest ratio"]
+    lines = [markdown_row(head), "|" + " --- |" * len(head)]
+    for (model, target), logs in sorted(found.items(), reverse=True):
+        middle, low, high = ratio_interval(np.asarray(logs))
+        spread = 1.4826 * float(np.median(np.abs(logs))) / np.sqrt(2)
+        told = [f"{middle:.3f} ({low:.3f} to {high:.3f})", f"{spread:.1%}", f"{np.exp(np.abs(logs).max()):.2f}"]
+        lines.append(markdown_row([model, target, str(len(logs)), *told]))
+    return "\n".join(lines)
 
 
 def plot(content: dict[str, Any], out: Path) -> None:

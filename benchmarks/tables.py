@@ -216,6 +216,11 @@ def alloc_table_auto() -> str:
     return alloc_table_render.render_auto(json.loads((RESULTS / "alloc_table.json").read_bytes()))
 
 
+def alloc_table_again() -> str:
+    """SparseGPT cells measured twice."""
+    return alloc_table_render.render_again(json.loads((RESULTS / "alloc_table_again.json").read_bytes()))
+
+
 def alloc_table_outliers() -> str:
     """How much of those differences a few windows make."""
     return alloc_table_render.render_outliers(json.loads((RESULTS / "alloc_table.json").read_bytes()))
@@ -261,6 +266,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "quality": quality,
     "alloc_table": alloc_table,
     "alloc_table_auto": alloc_table_auto,
+    "alloc_table_again": alloc_table_again,
     "alloc_table_outliers": alloc_table_outliers,
     "alloc_bits": bits,
     "alloc_oracles": alloc_oracles,

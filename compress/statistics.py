@@ -55,7 +55,7 @@ class Accumulator:
             self._energy += rows.square().sum(0, dtype=torch.float64)
         if self._gram is not None:
             typed = rows.to(self._gram.dtype)
-            # exact also where TF32 holds the inputs: its sums lose ten times as much, and at 70 % a tenth of the perplexity
+            # exact also where TF32 holds the inputs: its sums lose ten times as much
             with exact_float32():
                 self._gram.addmm_(typed.T, typed)
 

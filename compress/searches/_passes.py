@@ -1,7 +1,7 @@
 """Passes of a search over its text: TF32 products on a GPU, also where all around them is exact.
 
 Plans are compared with each other and with a dense model that passed in the same way. What is summed of the inputs stays exact
-(see Accumulator), and so does the arithmetic of pruners: both suffer from TF32, a comparison does not.
+(see Accumulator), and so does the arithmetic of pruners.
 """
 
 from typing import Self

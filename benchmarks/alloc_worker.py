@@ -226,7 +226,7 @@ class Worker:
             row["provenance"] = dict(allocation.provenance)
             row["plan"] = {name: str(plan.pattern) for name, plan in allocation.plans.items()}
         scored = self.setup.context - 1
-        kl_rounded = [float(f"{value / scored:.4g}") for value in kl]
+        kl_rounded = [float(f"{value / scored:.3g}") for value in kl]
         return row | _losses(nats, self.setup.context) | {"kl": float(np.mean(kl) / scored), "kls": kl_rounded}
 
     def plan(self, cell: Cell, model: Model) -> Allocation:
@@ -291,7 +291,7 @@ def cut(model: Model, allocation: Allocation, cell: Cell) -> tuple[dict[str, Any
 
 
 def _losses(nats: Any, context: int) -> dict[str, Any]:  # noqa: ANN401  (a float array)
-    return {"ppl": perplexity(nats, context - 1), "nll": [round(float(value), 1) for value in nats]}
+    return {"ppl": perplexity(nats, context - 1), "nll": [float(f"{value:.5g}") for value in nats]}
 
 
 def _save(path: Path, array: Any) -> None:  # noqa: ANN401  (any array)

@@ -9,9 +9,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 from alloc_cells import PATTERNS, PRUNERS, SAME, SPARSITIES, VARIANTS  # beside this script
-from bench_common import mean_and_error
+from bench_common import mean_and_error, robust_deviation
 
-from tailcut.bench.report import markdown_row
+from tailcut.bench.report import markdown_row, markdown_table
+from tailcut.bench.tables import Table
 
 Floats = npt.NDArray[np.float64]
 BASE: Final = "uniform"
@@ -211,14 +212,15 @@ def render_again(content: dict[str, Any]) -> str:
         model, _, _, target, _ = key.split()
         first, second = row["ppl"]
         found.setdefault((model, target), []).append(float(np.log(first / second)))
-    head = ["model", "cut", "cells", "first over second (95 %)", "scatter of one, robust", "largest ratio"]
-    lines = [markdown_row(head), "|" + " --- |" * len(head)]
-    for (model, target), logs in sorted(found.items(), reverse=True):
-        middle, low, high = ratio_interval(np.asarray(logs))
-        spread = 1.4826 * float(np.median(np.abs(logs))) / np.sqrt(2)
-        told = [f"{middle:.3f} ({low:.3f} to {high:.3f})", f"{spread:.1%}", f"{np.exp(np.abs(logs).max()):.2f}"]
-        lines.append(markdown_row([model, target, str(len(logs)), *told]))
-    return "\n".join(lines)
+    head = ("model", "cut", "cells", "first over second (95 %)", "scatter of one, robust", "largest ratio")
+    lines = list[tuple[str, ...]]()
+    for (model, target), listed in sorted(found.items(), reverse=True):
+        logs = np.asarray(listed)
+        middle, low, high = ratio_interval(logs)
+        spread = robust_deviation(logs) / np.sqrt(2)  # each is the difference of two
+        told = f"{middle:.3f} ({low:.3f} to {high:.3f})", f"{spread:.1%}", f"{np.exp(np.abs(logs).max()):.2f}"
+        lines.append((model, target, str(logs.size), *told))
+    return markdown_table(Table("", head, tuple(lines)))
 
 
 def plot(content: dict[str, Any], out: Path) -> None:

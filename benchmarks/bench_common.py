@@ -67,6 +67,11 @@ def mean_and_error(difference: npt.NDArray[np.float64]) -> tuple[float, float]:
     return float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(count)) if count > 1 else float("nan")
 
 
+def robust_deviation(difference: npt.NDArray[np.float64]) -> float:
+    """Standard deviation about zero by the median of what differs, which a few outliers do not move (1.4826: normal law)."""
+    return 1.4826 * float(np.median(np.abs(difference)))
+
+
 def nats_above(losses: Sequence[float], base: Sequence[float], context: int) -> tuple[float, float]:
     """How many nats a token one row's losses lie above another's, and the standard error over the windows.
 

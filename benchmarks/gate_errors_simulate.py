@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from bench_common import robust_deviation  # beside this script
 
 from tailcut import codec
 from tailcut.bench.stats import Floats, median_ratio, student
@@ -89,7 +90,7 @@ def _sizes(dense: Floats, sparse: Floats) -> tuple[float, ...]:
     """level, visit, step, its memory, spikes and their mean, from log times [blocks, steps] of one session."""
     medians = np.median(dense, axis=1), np.median(sparse, axis=1)
     inside = np.concatenate([side - middle[:, None] for side, middle in zip((dense, sparse), medians, strict=True)])
-    step = 1.4826 * float(np.median(np.abs(inside)))  # spikes do not move it
+    step = robust_deviation(inside)  # spikes do not move it
     memory = float(np.mean(inside[:, 1:] * inside[:, :-1]) / np.mean(inside * inside))
     spikes = inside > 3 * step
     level = np.sqrt(max(0.0, float(np.cov(*medians)[0, 1])))

@@ -17,6 +17,12 @@ def vocabulary(weights: Weights) -> int:
     return int(model.get_input_embeddings().weight.shape[0])
 
 
+def head_parameters(weights: Weights) -> int:
+    """Weights that logits take: as many as the token embedding has, whether the head shares them or not."""
+    model: Any = weights.skeleton.model
+    return int(model.get_input_embeddings().weight.numel())
+
+
 def position_chunks(weights: Weights, windows: int, stop: int, logits: int) -> Iterator[Tensor]:
     """Positions 0 … stop - 1, as many at a time as `windows` windows have `logits` logits at, but at least one."""
     size = max(1, logits // (vocabulary(weights) * windows))

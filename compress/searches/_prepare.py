@@ -3,10 +3,10 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import psutil
 import torch
@@ -19,7 +19,7 @@ from tailcut.compress.calibration import CalibrationTokens, draw_apart, tokens_s
 from tailcut.compress.collecting import collect
 from tailcut.compress.cutting import Method
 from tailcut.compress.discovery import Linear, linears_of_skeleton
-from tailcut.compress.heads import vocabulary
+from tailcut.compress.heads import head_parameters
 from tailcut.compress.job import choose
 from tailcut.compress.resident import Weights
 from tailcut.compress.searches import Task
@@ -121,7 +121,7 @@ def examine(task: Task, how: Mapping[str, object]) -> Subject:
         "batch": [texts.batch, texts.fidelities],
         "seed": task.calibration.seed,
         "device": device,
-        "passes": "quick",
+        "passes": "quick",  # journals from before hold exact ones
         "versions": [__version__, torch.__version__, transformers.__version__],
         **how,
     }
@@ -185,12 +185,11 @@ def prepare(subject: Subject, report: Reporter) -> tuple[Proxy, Finals]:
 
 def _every(subject: Subject) -> int:
     """Of how many positions the quick measure scores one, so that two heads take no longer than the blocks."""
-    model: Any = subject.weights.skeleton.model
-    heads = 2 * vocabulary(subject.weights) * int(model.get_input_embeddings().weight.shape[1])
-    return max(1, round(heads / sum(linear.parameters for linear in subject.linears)))
+    heads, blocks = 2 * head_parameters(subject.weights), sum(linear.parameters for linear in subject.linears)
+    return max(1, round(heads / blocks))
 
 
-def _through(subject: Subject, streams: Sequence[Stream], report: Reporter) -> dict[str, Statistics]:
+def _through(subject: Subject, streams: list[Stream], report: Reporter) -> dict[str, Statistics]:
     """All streams through the dense model; statistics of the first, in RAM from where they take too much of the device.
 
     The streams end behind the last block.

@@ -29,9 +29,12 @@ def bare_scores(directory: Path) -> LayerScores:
     return LayerScores("model", tuple(LayerScore(one.name, one.block, one.shape, {}) for one in linears), 1)
 
 
+def examined(directory: Path, calibration: Calibration, pruner: str) -> Subject:
+    return examine(Task(directory, bare_scores(directory), Budget(0.5), pruner, calibration, EFFORT, "cpu"), {})
+
+
 def prepared(directory: Path, calibration: Calibration, pruner: str) -> tuple[Subject, Grid, Any, Any]:
-    scores, budget = bare_scores(directory), Budget(0.5)
-    subject = examine(Task(directory, scores, budget, pruner, calibration, EFFORT, "cpu"), {})
+    subject = examined(directory, calibration, pruner)
     return subject, subject.grid, *prepare(subject, silent)
 
 
@@ -55,18 +58,22 @@ def other_levels(grid: Grid) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 40, len(grid.names))
 
 
+def cut_by_magnitude(directory: Path, grid: Grid, levels: np.ndarray) -> Any:
+    cut = model_of(directory)
+    for name, level in zip(grid.names, levels.tolist(), strict=True):
+        weight = cut.get_submodule(name).weight.data  # magnitude ranks the whole matrix: its layout does not matter
+        count = int(weight.numel() * level * grid.ladder.unit + 1e-6)
+        weight.view(-1)[weight.abs().flatten().argsort(stable=True)[:count]] = 0.0
+    return cut
+
+
 def test_quick_divergence_is_that_of_the_pruned_model(
     family: str, tiny_model: TinyModel, calibration: Calibration
 ) -> None:
     directory = tiny_model(family)
     subject, grid, proxy, _ = prepared(directory, calibration, "magnitude")
-    dense, cut = model_of(directory), model_of(directory)
     levels = other_levels(grid)
-    for name, level in zip(grid.names, levels.tolist(), strict=True):
-        weight = cut.get_submodule(name).weight.data  # magnitude ranks the whole matrix: its layout does not matter
-        count = int(weight.numel() * level * grid.ladder.unit + 1e-6)
-        weight.view(-1)[weight.abs().flatten().argsort(stable=True)[:count]] = 0.0
-    wanted = divergence(dense, cut, subject.texts.search)
+    wanted = divergence(model_of(directory), cut_by_magnitude(directory, grid, levels), subject.texts.search)
     every = range(proxy.batches)
     # float32 forward passes of three tiny blocks against float64 sums of float32 logits
     assert proxy.divergence(levels, every) == pytest.approx(wanted, rel=1e-3, abs=1e-6)
@@ -80,16 +87,11 @@ def test_quick_divergence_may_score_some_positions(
 ) -> None:
     """Of windows of 48 tokens: every other; 9 in the place of 48; the last."""
     monkeypatch.setattr(_prepare, "_every", lambda subject: every)
-    subject, grid, proxy, finals = prepared(tiny_model("llama"), calibration, "magnitude")
-    zeroed, cut = grid.names[0], model_of(tiny_model("llama"))
-    levels = np.zeros(len(grid.names), dtype=np.int64)
-    levels[0] = 40
-    weight = cut.get_submodule(zeroed).weight.data
-    weight.view(-1)[
-        weight.abs().flatten().argsort(stable=True)[: int(weight.numel() * 40 * grid.ladder.unit + 1e-6)]
-    ] = 0.0
-    step = min(every, subject.texts.search.shape[1])
-    wanted = divergence(model_of(tiny_model("llama")), cut, subject.texts.search, slice(step - 1, None, step))
+    directory = tiny_model("llama")
+    subject, grid, proxy, finals = prepared(directory, calibration, "magnitude")
+    levels, step = other_levels(grid), min(every, subject.texts.search.shape[1])
+    scored = slice(step - 1, None, step)
+    wanted = divergence(model_of(directory), cut_by_magnitude(directory, grid, levels), subject.texts.search, scored)
     assert proxy.divergence(levels, range(proxy.batches)) == pytest.approx(wanted, rel=1e-3, abs=1e-6)
     assert finals.reference.every == 1  # what decides scores them all
 
@@ -103,11 +105,9 @@ def test_fewer_positions_where_heads_take_longer_than_blocks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """`head`: weights of one, in those of all blocks. The quick measure needs two, the dense model's and the cut one's."""
-    directory = tiny_model("llama")
-    subject, *_ = prepared(directory, calibration, "magnitude")
-    hidden = int(model_of(directory).config.hidden_size)
+    subject = examined(tiny_model("llama"), calibration, "magnitude")
     blocks = sum(linear.parameters for linear in subject.linears)
-    monkeypatch.setattr(_prepare, "vocabulary", lambda weights: int(head * blocks / hidden))
+    monkeypatch.setattr(_prepare, "head_parameters", lambda weights: int(head * blocks))
     assert _prepare._every(subject) == expected
 
 

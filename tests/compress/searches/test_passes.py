@@ -11,7 +11,7 @@ from tailcut.compress.recording import Tape
 from tailcut.compress.searches import Effort, auto
 from tailcut.compress.searches._measures import FINAL, PREPARE, Measures
 from tailcut.compress.searches._passes import QuickStream
-from tailcut.compress.searches._trace import Record, Trace
+from tailcut.compress.searches._trace import Trace
 from tailcut.compress.statistics import Accumulator, exact_float32
 
 
@@ -29,10 +29,10 @@ class Told(nn.Module):
         return hidden + 1.0
 
 
-def stream_of(kind: type[Stream]) -> Stream:
+def ready_stream() -> Stream:
     tape = Tape()
     cast(Any, tape).calls = {2: [lambda block, hidden: block(hidden)]}
-    return kind([torch.zeros(2, 3, 4)], tape, torch.device("cpu"))
+    return Stream([torch.zeros(2, 3, 4)], tape, torch.device("cpu"))
 
 
 def test_blocks_run_with_quick_products_inside_of_exact_ones(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,7 +44,7 @@ def test_blocks_run_with_quick_products_inside_of_exact_ones(monkeypatch: pytest
         return real(self, *given, **options)
 
     monkeypatch.setattr(torch.Tensor, "addmm_", noted)
-    block, stream = Told(), QuickStream.of(stream_of(Stream))
+    block, stream = Told(), QuickStream.of(ready_stream())
     with exact_float32():
         again = stream.again()
         again.watch(0, block)
@@ -58,11 +58,7 @@ def test_blocks_run_with_quick_products_inside_of_exact_ones(monkeypatch: pytest
 
 def measures_after(prepared: float, a_final: float, minutes: float) -> Measures:
     """As they stand behind the yardstick."""
-    trace = Trace()
-    for stage, seconds in ((PREPARE, prepared), (FINAL, a_final)):
-        record = Record(stage, stage, "", 0, 0.0, seconds)
-        trace.records.append(record)
-        trace.spent[stage], trace.counts[stage] = seconds, 1
+    trace = Trace(spent={PREPARE: prepared, FINAL: a_final}, counts={PREPARE: 1, FINAL: 1})
     return Measures(Effort(minutes=minutes), trace, cast(Any, None), cast(Any, None), (1, 1, 1), cast(Any, None))
 
 
